@@ -1,0 +1,1 @@
+"""Bundles from checkpoints, and precisions from bundles."""

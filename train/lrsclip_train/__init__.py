@@ -1,0 +1,1 @@
+"""The dual-granularity CLIP model in torch, its checkpoints and its training."""

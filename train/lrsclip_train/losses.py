@@ -1,0 +1,47 @@
+"""Contrastive losses over a batch of images and their texts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["multi_positive_loss"]
+
+
+def multi_positive_loss(
+    image: torch.Tensor,
+    text: torch.Tensor,
+    scale: torch.Tensor,
+    positive: torch.Tensor,
+    *,
+    ignore: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Symmetric InfoNCE in which one image may own several texts of the batch and the other way round.
+
+    With the identity as ``positive`` this is CLIP's loss. Captions repeat in remote-sensing sets, so
+    a text that also describes another image of the batch counts as that image's own: the target of
+    a row is spread evenly over its positives.
+
+    Args:
+        image: (N, D) unit rows.
+        text: (N, D) unit rows.
+        scale: Scalar that multiplies the cosines.
+        positive: (N, N) bool, image i owns text j. The diagonal must be set.
+        ignore: (N, N) bool, pairs that are neither positive nor negative and leave the softmax.
+        smoothing: Share of the target spread evenly over the whole row.
+
+    Returns:
+        Scalar: the mean of the image->text and text->image cross entropies.
+    """
+    logits = scale * image @ text.T
+    if ignore is not None:
+        logits = logits.masked_fill(ignore & ~positive, -1e4)
+    total = logits.new_zeros(())
+    for rows, own in ((logits, positive), (logits.T, positive.T)):
+        target = own.to(rows.dtype)
+        target = target / target.sum(dim=1, keepdim=True)
+        if smoothing:
+            target = (1 - smoothing) * target + smoothing / target.shape[1]
+        total = total - (target * F.log_softmax(rows, dim=1)).sum(dim=1).mean()
+    return total / 2

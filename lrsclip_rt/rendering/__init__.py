@@ -1,0 +1,13 @@
+"""Rendered aerial scenes with exact truth and descriptions."""
+
+from __future__ import annotations
+
+from .descriptions import PHRASES, contradict, describe_long, describe_short
+from .scene import CLASSES, DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS, render_scene, render_tile
+from .truth import Fact, RenderedScene, Slot, TruthObject
+
+__all__ = [
+    "CLASSES", "DEMO_SEEDS", "PHRASES", "TEST_SEEDS", "TRAIN_SEEDS",
+    "Fact", "RenderedScene", "Slot", "TruthObject",
+    "contradict", "describe_long", "describe_short", "render_scene", "render_tile",
+]  # fmt: skip

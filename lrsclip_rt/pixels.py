@@ -1,0 +1,160 @@
+"""The reference preprocessing: image to normalised pixels, equal to torchvision's to the last bit.
+
+Resize of the shorter side (Pillow's antialiased bicubic), centre crop, division by 255, normalisation: what
+``Resize(S, BICUBIC)``, ``CenterCrop(S)``, ``ToTensor()`` and ``Normalize(mean, std)`` give, without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.errors import ImageError, InputError
+from lrsclip_rt.resampling import resized_window
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "PixelSpec", "pixels_from_array", "pixels_from_image", "resized_size"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow resizes the whole image before the crop throws most of a long one away: 1 x 100,000 px would take
+# 20 GB. From this ratio on only the window that survives is computed.
+_LONG_RATIO = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSpec:
+    """Preprocessing of one model.
+
+    Attributes:
+        size: Edge ``S`` [px] of the model's input: the shorter side becomes ``S``, then the centre is cut.
+        mean: Subtracted from R, G, B in ``[0, 1]``.
+        std: Divides what is left.
+
+    Raises:
+        InputError: If ``size`` is not positive, or ``mean`` and ``std`` are not three usable numbers each.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"size must be at least 1 px, got {self.size}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(isfinite(value) for value in values):
+                raise InputError(f"{name} must be three finite numbers, got {values}")
+        if not all(np.float32(value) > 0 for value in self.std):
+            raise InputError(f"std must be positive, got {self.std}")
+
+
+def resized_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width after the resize, before the crop; the longer side is rounded down.
+
+    Example:
+        >>> resized_size(300, 5000, 224)
+        (224, 3733)
+    """
+    long = int(size * max(height, width) / min(height, width))
+    return (long, size) if height > width else (size, long)
+
+
+def pixels_from_image(image: Image.Image, spec: PixelSpec) -> NDArray[np.float32]:
+    """Preprocess an RGB image, such as :func:`lrsclip_rt.images.rgb_from_source` gives.
+
+    Returns:
+        ``(3, S, S) float32``, C-contiguous.
+
+    Raises:
+        ImageError: If the image is not RGB or has no pixels.
+    """
+    if image.mode != "RGB":
+        raise ImageError(
+            f"the image has mode {image.mode}, expected RGB; pass it through rgb_from_source first"
+        )
+    width, height = image.size
+    _check_size(height, width)
+    if _is_long(height, width):
+        return pixels_from_array(np.asarray(image), spec)
+    return _normalised(_cropped(image, spec.size), spec)
+
+
+def pixels_from_array(array: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
+    """Preprocess ``(H, W, 3) uint8`` RGB samples; the numbers are those of :func:`pixels_from_image`.
+
+    Returns:
+        ``(3, S, S) float32``, C-contiguous.
+
+    Raises:
+        ImageError: If the array has another shape or dtype.
+    """
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ImageError(f"the array is {array.shape} {array.dtype}, expected (H, W, 3) uint8 in RGB order")
+    height, width = array.shape[:2]
+    _check_size(height, width)
+    if not _is_long(height, width):
+        from PIL import Image
+
+        return _normalised(_cropped(Image.fromarray(np.ascontiguousarray(array)), spec.size), spec)
+    new_height, new_width = resized_size(height, width, spec.size)
+    row_off, col_off = _crop_offset(new_height, spec.size), _crop_offset(new_width, spec.size)
+    window = resized_window(
+        array, new_height, new_width, row_off=row_off, col_off=col_off, rows=spec.size, cols=spec.size
+    )
+    return _normalised(window, spec)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ImageError(f"the image is {width} x {height} px, expected at least 1 x 1")
+
+
+def _is_long(height: int, width: int) -> bool:
+    return max(height, width) >= _LONG_RATIO * min(height, width)
+
+
+def _crop_offset(length: int, size: int) -> int:
+    """First row or column of a centre crop; Python's round-half-even, as in torchvision."""
+    return round((length - size) / 2.0)
+
+
+def _cropped(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize and crop to ``(S, S, 3) uint8`` with Pillow."""
+    from PIL import Image
+
+    height, width = resized_size(image.height, image.width, size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    top, left = _crop_offset(height, size), _crop_offset(width, size)
+    if (height, width) != (size, size):
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+def _normalised(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
+    """Look every sample up: a channel knows only 256 values, so the arithmetic is done once for each."""
+    table = _value_table(spec.mean, spec.std)
+    out = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        # Every uint8 is a valid index; "clip" only spares the buffering that "raise" needs.
+        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+    return out
+
+
+@lru_cache(maxsize=16)
+def _value_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """``(3, 256) float32``: ``(value / 255 - mean) / std`` in float32, in torchvision's order."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    shift, scale = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
+    table: NDArray[np.float32] = (values - shift[:, None]) / scale[:, None]
+    table.setflags(write=False)
+    return table

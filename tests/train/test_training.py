@@ -254,3 +254,17 @@ def test_a_cache_reads_back_what_the_front_computed(tmp_path: Path, tiny_run: Tr
             np.asarray(plain_view(opened.convert("RGB"), 64), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
         )
     np.testing.assert_allclose(cache.features[-1], front(pixels)[0], atol=1e-2, rtol=1e-2)
+
+
+def test_texts_encoded_by_length_equal_texts_encoded_together() -> None:
+    from lrsclip_train.loop import encode_by_length
+    from lrsclip_train.model import ClipConfig, DualClip
+
+    torch.manual_seed(3)
+    model = DualClip(ClipConfig("tiny", 64, 32, 16, 64, 1, 64, 1, vocab_size=49408)).double()
+    tokens = torch.zeros(7, 40, dtype=torch.long)
+    for row, length in enumerate((3, 40, 5, 17, 17, 2, 30)):
+        tokens[row, : length - 1] = torch.randint(1, 49405, (length - 1,))
+        tokens[row, length - 1] = 49407
+    together, apart = model.encode_text(tokens), encode_by_length(model, tokens)
+    torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)

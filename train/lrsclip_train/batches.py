@@ -105,11 +105,7 @@ class Batcher:
         self.config = config
         self.caches = (real, rendered, mosaics)
         self.tokenizer = Tokenizer()
-        owners: dict[str, set[str]] = {}
-        for sample in real.samples:
-            for caption in sample.shorts:
-                owners.setdefault(caption, set()).add(sample.key)
-        self.owners = owners
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def batch(self, step: int, *, context_length: int) -> Batch:
         """Draw the batch of ``step`` with texts cut at ``context_length`` tokens."""
@@ -144,15 +140,12 @@ class Batcher:
 
     def _permutation(self, length: int, epoch: int) -> NDArray[np.int64]:
         key = (length, epoch)
-        if getattr(self, "_cached_key", None) is None:
-            self._cached_key: dict[tuple[int, int], NDArray[np.int64]] = {}
-        if key not in self._cached_key:
-            if len(self._cached_key) > 8:
-                self._cached_key.clear()
-            self._cached_key[key] = np.random.default_rng((self.config.seed, 3, length, epoch)).permutation(
-                length
-            )
-        return self._cached_key[key]
+        if key not in self._orders:
+            if len(self._orders) > 8:
+                self._orders.clear()
+            rng = np.random.default_rng((self.config.seed, 3, length, epoch))
+            self._orders[key] = rng.permutation(length)
+        return self._orders[key]
 
     def _short(self, samples: Sequence[Sample], rng: np.random.Generator, context_length: int) -> Texts:
         members = [i for i, sample in enumerate(samples) if sample.shorts]
@@ -179,10 +172,17 @@ class Batcher:
         return self._texts(members, shown, positive, ignore, context_length)
 
     def _long(self, samples: Sequence[Sample], context_length: int, rng: np.random.Generator) -> Texts:
-        members = [i for i, sample in enumerate(samples) if sample.long]
+        members = [i for i, sample in enumerate(samples) if self._shows_long(sample, rng)]
         texts = [samples[i].long for i in members]
         positive = np.array([[a == b for b in texts] for a in texts]).reshape(len(texts), len(texts))
         return self._texts(members, texts, positive, np.zeros_like(positive), context_length)
+
+    def _shows_long(self, sample: Sample, rng: np.random.Generator) -> bool:
+        """Mosaics always; of the rest a share, and never a text that only repeats the one short caption."""
+        if not sample.long or sample.source == "mosaic":
+            return bool(sample.long)
+        says_more = sample.source == "tile" or len(sample.shorts) > 1
+        return says_more and bool(rng.random() < self.config.long_share)
 
     def _thinned(self, text: str, rng: np.random.Generator) -> str:
         words = text.split()

@@ -37,6 +37,7 @@ class TrainConfig:
         weight_decay: Decoupled, on matrices only.
         smoothing: Label smoothing.
         long_weight: a in L = a L_long + (1 - a) L_short.
+        long_share: Share of the samples with a long text of their own that show it; mosaics always do.
         word_drop: Chance to leave a word of a caption out.
         feature_dropout: Chance to zero a channel of the cached features.
         ema: Decay of the averaged weights that are evaluated and exported.
@@ -59,13 +60,14 @@ class TrainConfig:
     plain_steps: int = 600
     batch: int = 256
     rendered_share: float = 0.2
-    mosaic_share: float = 0.1
+    mosaic_share: float = 0.06
     category_share: float = 0.15
     lr: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.1
     smoothing: float = 0.05
     long_weight: float = 0.3
+    long_share: float = 0.5
     word_drop: float = 0.1
     feature_dropout: float = 0.1
     ema: float = 0.995

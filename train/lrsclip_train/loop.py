@@ -185,7 +185,7 @@ def _losses(model: DualClip, batch: Batch, config: TrainConfig) -> tuple[torch.T
         image = image_embeddings(model, features)
         losses = []
         for texts in (batch.short, batch.long):
-            text = F.normalize(model.encode_text(texts.tokens).float(), dim=1)
+            text = F.normalize(encode_by_length(model, texts.tokens).float(), dim=1)
             own = image[texts.members]
             with torch.autocast("cpu", enabled=False):
                 losses.append(
@@ -199,6 +199,20 @@ def _losses(model: DualClip, batch: Batch, config: TrainConfig) -> tuple[torch.T
                     )
                 )
     return losses[0], losses[1]
+
+
+def encode_by_length(model: DualClip, tokens: torch.Tensor, *, groups: int = 4) -> torch.Tensor:
+    """:meth:`DualClip.encode_text` without the padding: texts of like length run together.
+
+    Tokens behind the end of a text cannot change its embedding, so trimming is exact.
+    """
+    lengths = tokens.argmax(dim=1) + 1
+    order = torch.argsort(lengths)
+    parts = []
+    for part in torch.tensor_split(order, groups):
+        if len(part):
+            parts.append(model.encode_text(tokens[part, : int(lengths[part].max())]))
+    return torch.cat(parts)[torch.argsort(order)]
 
 
 def image_embeddings(model: DualClip, features: torch.Tensor) -> torch.Tensor:

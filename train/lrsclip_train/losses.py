@@ -29,19 +29,22 @@ def multi_positive_loss(
         scale: Scalar that multiplies the cosines.
         positive: (N, N) bool, image i owns text j. The diagonal must be set.
         ignore: (N, N) bool, pairs that are neither positive nor negative and leave the softmax.
-        smoothing: Share of the target spread evenly over the whole row.
+        smoothing: Share of the target spread evenly over the row's pairs that are not ignored.
 
     Returns:
         Scalar: the mean of the image->text and text->image cross entropies.
     """
     logits = scale * image @ text.T
-    if ignore is not None:
-        logits = logits.masked_fill(ignore & ~positive, -1e4)
+    counted = torch.ones_like(positive) if ignore is None else positive | ~ignore
+    logits = logits.masked_fill(~counted, -1e4)
     total = logits.new_zeros(())
-    for rows, own in ((logits, positive), (logits.T, positive.T)):
-        target = own.to(rows.dtype)
-        target = target / target.sum(dim=1, keepdim=True)
-        if smoothing:
-            target = (1 - smoothing) * target + smoothing / target.shape[1]
+    for rows, own, seen in ((logits, positive, counted), (logits.T, positive.T, counted.T)):
+        target = _spread(own) * (1 - smoothing) + _spread(seen) * smoothing
         total = total - (target * F.log_softmax(rows, dim=1)).sum(dim=1).mean()
     return total / 2
+
+
+def _spread(chosen: torch.Tensor) -> torch.Tensor:
+    """(N, M) bool -> float32 rows that sum to one over the chosen entries."""
+    weights = chosen.float()
+    return weights / weights.sum(dim=1, keepdim=True)

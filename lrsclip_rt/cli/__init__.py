@@ -36,7 +36,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; our errors become one line and exit status 1."""
     try:
-        cli.main(standalone_mode=False)
+        # Click hands back the status of an Exit here; commands themselves return nothing.
+        sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
     except click.Abort:

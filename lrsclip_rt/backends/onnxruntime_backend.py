@@ -1,0 +1,138 @@
+"""ONNX Runtime on the CPU: the yardstick that runs everywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.backends import TensorInfo
+from lrsclip_rt.cpu import available_cpus
+from lrsclip_rt.errors import BackendError, DependencyError, LrsclipError
+
+__all__ = ["OnnxRuntimeSession", "cpu_obstacle"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_PROVIDER = "CPUExecutionProvider"
+
+# y = x + x for two floats: opset 17, IR version 8. Written down, so that a real run needs no file.
+_PROBE_GRAPH = (
+    b'\x08\x08:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02B\x04\n\x00\x10\x11"
+)
+
+
+class OnnxRuntimeSession:
+    """A graph loaded by ONNX Runtime on the CPU.
+
+    External weights are read from beside the file.
+
+    Args:
+        path: The ONNX file.
+        threads: Threads of one run; default the CPUs that this process may use.
+
+    Raises:
+        DependencyError: If onnxruntime is not installed.
+        BackendError: If the graph cannot be loaded or has another number of outputs than one.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self._path = path
+        self._session = _session(str(path), threads=threads or available_cpus())
+        outputs = self._session.get_outputs()
+        if len(outputs) != 1:
+            raise BackendError(f"{path} has {len(outputs)} outputs, expected one. Export the bundle again")
+        self._output_name = outputs[0].name
+        self._output = _info(outputs[0])
+        self._inputs = MappingProxyType({node.name: _info(node) for node in self._session.get_inputs()})
+
+    @property
+    def inputs(self) -> Mapping[str, TensorInfo]:
+        """Inputs by name."""
+        return self._inputs
+
+    @property
+    def output(self) -> TensorInfo:
+        """The only output."""
+        return self._output
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            feeds: Every input by name, in its type and shape.
+
+        Returns:
+            The output, C-contiguous float32.
+
+        Raises:
+            BackendError: If the run fails; the message is ONNX Runtime's.
+        """
+        try:
+            (result,) = self._session.run([self._output_name], dict(feeds))
+        except Exception as error:  # onnxruntime raises many unrelated classes of its own
+            raise BackendError(f"{self._path.name} failed in onnxruntime: {_one_line(error)}") from error
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def cpu_obstacle() -> LrsclipError | None:
+    """Why ONNX Runtime cannot run on this machine's CPU; None once a real graph ran.
+
+    The list of providers is fixed when the library is compiled, so it proves nothing.
+    """
+    try:
+        session = _session(_PROBE_GRAPH, threads=1)
+        (result,) = session.run(None, {"x": np.array([1, 2], np.float32)})
+    except (BackendError, DependencyError) as error:
+        return error
+    except Exception as error:  # onnxruntime raises many unrelated classes of its own
+        return BackendError(f"onnxruntime cannot run a graph here: {_one_line(error)}")
+    if result.tolist() != [2.0, 4.0] or session.get_providers() != [_PROVIDER]:
+        found = f"gave {result.tolist()} on {session.get_providers()}"
+        return BackendError(f"onnxruntime {found}, expected [2.0, 4.0] on {_PROVIDER}. Reinstall it")
+    return None
+
+
+def _session(graph: str | bytes, *, threads: int) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise DependencyError.of("onnxruntime", extra="cpu") from error
+        raise BackendError(f"onnxruntime is installed but cannot be imported: {_one_line(error)}") from error
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads spin within a run, where it pays, but not between runs: images are decoded on the same cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return ort.InferenceSession(graph, options, providers=[_PROVIDER])
+    except Exception as error:  # onnxruntime raises many unrelated classes of its own
+        name = graph if isinstance(graph, str) else "a graph of one addition"
+        raise BackendError(
+            f"{name} cannot be loaded by onnxruntime {ort.__version__}: {_one_line(error)}"
+        ) from error
+
+
+def _info(node: Any) -> TensorInfo:
+    shape = tuple(n if isinstance(n, int) else None for n in node.shape)
+    return TensorInfo(_DTYPES.get(node.type, node.type), shape)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

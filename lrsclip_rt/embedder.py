@@ -1,0 +1,331 @@
+"""Images and texts to unit vectors in one space.
+
+Each tower is loaded when it is first used, so a search loads no image tower. Texts run at the shortest
+length that holds them, which changes nothing: the tower is causal and pools at EOT.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.backends import BACKENDS, Session, choose_backend, open_graph, why_not
+from lrsclip_rt.bundle import Bundle, ModelSpec
+from lrsclip_rt.errors import BackendError, BundleError, ImageError, InputError
+from lrsclip_rt.text_batching import RecentRows, refuse_blank, text_runs
+
+if TYPE_CHECKING:
+    from lrsclip_rt.image_stream import EmbeddedBatch
+    from lrsclip_rt.images import ImageSource
+    from lrsclip_rt.tokenizer import TokenBatch, Tokenizer
+
+__all__ = ["Embedder", "load"]
+
+K = TypeVar("K")
+_log = logging.getLogger(__name__)
+
+_IMAGES_PER_RUN = 32
+_DENSE_IMAGES_PER_RUN = 8
+
+
+def load(
+    bundle: str | Path | Bundle | None = None,
+    *,
+    backend: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Embedder:
+    """Open a bundle for embedding; graphs are loaded when first used.
+
+    Args:
+        bundle: A bundle folder; default the built-in model.
+        backend: ``auto`` or a name; one that is named runs or fails with the reason.
+        precision: Default the bundle's own; ``auto`` takes the fastest that passed its gate.
+        device: For example ``cpu``; default the backend's choice.
+        threads: CPU threads of one run; default the CPUs that this process may use.
+
+    Raises:
+        BundleError: If the bundle is broken or lacks the precision.
+        BackendError: If nothing here runs it.
+        DependencyError: If the inference library is not installed.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    chosen = _choose_precision(opened, precision, backend=backend, device=device)
+    name = choose_backend(backend, precision=chosen, device=device).name
+    return Embedder(opened, backend=name, precision=chosen, device=device, threads=threads)
+
+
+class Embedder:
+    """A bundle at one precision on one backend; safe to share between threads. Made by ``load``.
+
+    Example:
+        >>> model = load()                                                         # doctest: +SKIP
+        >>> model.embed_texts(["a harbour with many ships"]).shape                 # doctest: +SKIP
+        (1, 512)
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, backend: str, precision: str, device: str | None, threads: int | None
+    ) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.precision = precision
+        self.device = device
+        self.threads = threads
+        self.cut_count = 0
+        """Texts that had to be cut so far."""
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._recent = RecentRows()
+        self._tokenizer: Tokenizer | None = None
+
+    def __repr__(self) -> str:
+        return f"Embedder({self.spec.name!r}, {self.precision} on {self.backend}, D = {self.dim})"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is and expects."""
+        return self.bundle.spec
+
+    @property
+    def identity(self) -> str:
+        """Hex SHA-256 of weights and preprocessing; archives record it."""
+        return self.bundle.identity
+
+    @property
+    def dim(self) -> int:
+        """D, the length of every embedding."""
+        return self.spec.embed_dim
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        if self._tokenizer is None:
+            from lrsclip_rt.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer(self.bundle.vocabulary_path, context_length=self.spec.context_length)
+        return self._tokenizer
+
+    @property
+    def loaded_towers(self) -> tuple[str, ...]:
+        """The graphs that are in memory now."""
+        return tuple(sorted(self._sessions))
+
+    def embed_texts(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts; equal ones are computed once.
+
+        A text beyond the context is cut; how many were is logged as a warning and added to ``cut_count``.
+
+        Args:
+            texts: One text or several.
+
+        Returns:
+            ``(N, D) float32``, unit rows, C-contiguous, in the order of ``texts``.
+
+        Raises:
+            InputError: If a text is empty or only white space; names its index.
+        """
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        refuse_blank(rows)
+        found = self._recent.recall(rows)
+        fresh = [text for text in dict.fromkeys(rows) if text not in found]
+        if fresh:
+            batch = self.tokenizer.encode_batch(fresh)
+            self._warn_about_cut(batch)
+            embedded = dict(zip(fresh, self.embed_tokens(batch), strict=True))
+            # Cut texts are not remembered, so that each call warns about them.
+            self._recent.remember(
+                {t: embedded[t] for t, cut in zip(fresh, batch.cut, strict=True) if not cut}
+            )
+            found |= embedded
+        result = np.empty((len(rows), self.dim), np.float32)
+        for i, text in enumerate(rows):
+            result[i] = found[text]
+        return result
+
+    def embed_tokens(self, batch: TokenBatch, *, fixed: bool = False) -> NDArray[np.float32]:
+        """Embed encoded texts.
+
+        Args:
+            batch: From ``tokenizer.encode_batch``.
+            fixed: Use the graph of the fixed full length; slower, and equal within 1e-6.
+
+        Returns:
+            ``(N, D) float32``, unit rows.
+        """
+        result = np.empty((len(batch.tokens), self.dim), np.float32)
+        for rows in text_runs(batch.eot, full=self.spec.context_length if fixed else None):
+            # The exact length rather than the bucket's: this backend takes any.
+            length = self.spec.context_length if fixed else max(2, int(batch.eot[rows].max()) + 1)
+            tokens = np.ascontiguousarray(batch.tokens[rows, :length], dtype=np.int32)
+            feeds = {"tokens": tokens, "eot": np.ascontiguousarray(batch.eot[rows], dtype=np.int32)}
+            result[rows] = self._run("text-248" if fixed else "text", feeds, (len(rows), self.dim))
+        return result
+
+    def embed_images(
+        self, sources: ImageSource | Sequence[ImageSource], *, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Embed one image or several: paths, bytes, Pillow images or ``(H, W, 3) uint8`` arrays.
+
+        Returns:
+            ``(N, D) float32``, unit rows, in the order of ``sources``.
+
+        Raises:
+            ImageError: If any cannot be decoded; names the first. ``stream_images`` goes on instead.
+        """
+        images = _image_list(sources)
+        result = np.empty((len(images), self.dim), np.float32)
+        failures: list[tuple[int, ImageError]] = []
+        for batch in self.stream_images(enumerate(images), batch_size=batch_size):
+            failures += batch.failures
+            result[batch.keys] = batch.embeddings
+        if failures:
+            listed = "; ".join(f"[{i}] {error}" for i, error in failures[:3])
+            raise ImageError(f"{len(failures)} of {len(images)} images cannot be used: {listed}")
+        return result
+
+    def stream_images(
+        self, items: Iterable[tuple[K, ImageSource]], *, batch_size: int = 32
+    ) -> Iterator[EmbeddedBatch[K]]:
+        """Embed any number of images in bounded memory; decoding runs ahead of the model.
+
+        Args:
+            items: Pairs of a key and an image; read only as far ahead as decoding is.
+            batch_size: Images of one run.
+
+        Yields:
+            Batches in the order of ``items``. An image that cannot be decoded is listed in its
+            batch's ``failures``, and the rest goes on.
+
+        Raises:
+            InputError: If ``batch_size`` is not positive.
+        """
+        from lrsclip_rt.image_stream import EmbeddedBatch, stream_pixels
+
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        for pixels in stream_pixels(items, self.spec.pixel_spec, batch_size=batch_size):
+            embeddings = self.embed_pixels(pixels.pixels)
+            yield EmbeddedBatch(keys=pixels.keys, embeddings=embeddings, failures=pixels.failures)
+
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed preprocessed images.
+
+        Args:
+            pixels: ``(N, 3, S, S) float32``, normalised.
+
+        Returns:
+            ``(N, D) float32``, unit rows.
+
+        Raises:
+            InputError: If the shape is another.
+        """
+        return self._run_pixels("image", pixels, (self.dim,), _IMAGES_PER_RUN)
+
+    def dense_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed every patch of preprocessed images.
+
+        Args:
+            pixels: ``(N, 3, S, S) float32``, normalised.
+
+        Returns:
+            ``(N, P, D) float32``, unit rows, patches row-major over ``spec.patch_grid``.
+
+        Raises:
+            InputError: If the shape is another.
+        """
+        return self._run_pixels("dense", pixels, (self.spec.patch_count, self.dim), _DENSE_IMAGES_PER_RUN)
+
+    def _run_pixels(
+        self, tower: str, pixels: NDArray[np.float32], row_shape: tuple[int, ...], run_size: int
+    ) -> NDArray[np.float32]:
+        size = self.spec.image_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+            raise InputError(f"pixels have the shape {pixels.shape}, expected (N, 3, {size}, {size})")
+        result = np.empty((len(pixels), *row_shape), np.float32)
+        for start in range(0, len(pixels), run_size):
+            part = pixels[start : start + run_size]
+            feeds = {"pixels": np.ascontiguousarray(part, dtype=self._session(tower).inputs["pixels"].dtype)}
+            result[start : start + run_size] = self._run(tower, feeds, (len(part), *row_shape))
+        return result
+
+    def _run(self, tower: str, feeds: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        rows = self._session(tower).run(feeds)
+        if rows.shape != shape:
+            raise BundleError(f"{self._graph_name(tower)} gave the shape {rows.shape}, expected {shape}")
+        if not np.isfinite(rows).all():
+            raise BackendError(
+                f"{self._graph_name(tower)} gave values that are not finite on {self.backend}. "
+                f"Check the bundle: lrsclip check {self.bundle.path}"
+            )
+        return rows
+
+    def _session(self, tower: str) -> Session:
+        with self._lock:
+            if tower not in self._sessions:
+                path = self.bundle.graph_path(tower, self.precision)
+                session = open_graph(path, backend=self.backend, device=self.device, threads=self.threads)
+                _check_inputs(path, session, tower, self.spec)
+                self._sessions[tower] = session
+            return self._sessions[tower]
+
+    def _graph_name(self, tower: str) -> str:
+        return self.bundle.graph_path(tower, self.precision).name
+
+    def _warn_about_cut(self, batch: TokenBatch) -> None:
+        cut = int(batch.cut.sum())
+        if cut:
+            with self._lock:
+                self.cut_count += cut
+            _log.warning("%d of %d texts were cut at %d tokens", cut, len(batch), self.spec.context_length)
+
+
+def _choose_precision(bundle: Bundle, precision: str | None, *, backend: str, device: str | None) -> str:
+    """The precision asked for, or the bundle's default; for ``auto`` the fastest that passed its gate."""
+    if precision != "auto":
+        chosen = precision or bundle.default_precision
+        bundle.record(chosen)
+        return chosen
+    for candidate in BACKENDS.values():
+        if backend in ("auto", candidate.name):
+            for name in candidate.precisions:
+                held = name in bundle.precisions and bundle.passed(name)
+                if held and why_not(candidate, precision=name, device=device) is None:
+                    return name
+    # Nothing runs: the choice of the backend will say why.
+    return bundle.default_precision
+
+
+def _image_list(sources: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """A lone image as a list of one: a path is a sequence of characters, and an array one of rows."""
+    lone_array = isinstance(sources, np.ndarray) and sources.ndim < 4
+    if lone_array or isinstance(sources, (str, bytes, bytearray, os.PathLike)) or hasattr(sources, "convert"):
+        return [cast("ImageSource", sources)]
+    return list(cast("Sequence[ImageSource]", sources))
+
+
+def _check_inputs(path: Path, session: Session, tower: str, spec: ModelSpec) -> None:
+    """The graph takes what the bundle's contract says.
+
+    Raises:
+        BundleError: If not.
+    """
+    size = spec.image_size
+    expected: dict[str, tuple[int | None, ...]]
+    if tower in ("image", "dense"):
+        expected = {"pixels": (None, 3, size, size)}
+    else:
+        expected = {"tokens": (None, spec.context_length if tower == "text-248" else None), "eot": (None,)}
+    found = {name: info.shape for name, info in session.inputs.items()}
+    if found != expected:
+        raise BundleError(f"{path} takes {found}, expected {expected}. Export the bundle again")

@@ -1,0 +1,1 @@
+"""Commands that export brings: ``lrsclip export`` and ``lrsclip pull``."""

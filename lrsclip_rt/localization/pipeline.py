@@ -1,0 +1,213 @@
+"""A scene and some texts to heat maps: embed windows once, score, fuse, find regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.errors import InputError
+from lrsclip_rt.localization.box_filter import box_sums, odd_cells, smoothing_px
+from lrsclip_rt.localization.fusion import CellMeans, cell_means, fusion_grid_shape
+from lrsclip_rt.localization.heatmap import Heatmap
+from lrsclip_rt.localization.regions import regions_from_scores
+from lrsclip_rt.localization.scene_embedding import Progress, SceneEmbedding, SceneModel, embed_scene
+from lrsclip_rt.localization.statistics import peak_cell, score_statistics
+from lrsclip_rt.localization.windows import SELO_STEPS
+from lrsclip_rt.raster import Scene, open_scene, scene_from_array
+from lrsclip_rt.raster_georeference import Affine6
+
+__all__ = ["MODES", "Localization", "SceneSource", "localize", "localize_embedding", "localize_scene"]
+
+MODES = ("selo",)
+"""How windows are chosen: "selo" is the published protocol at 256, 512 and 768 px."""
+
+SceneSource = str | Path | Scene | NDArray[np.uint8]
+"""A raster or image file, an open scene, or an (H, W, 3) uint8 array."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Localization:
+    """Everything that came out of one call, for writing maps at source resolution.
+
+    Attributes:
+        embedding: The windows and their embeddings; further texts need nothing else.
+        cells: Mean score of every pixel, exactly, on the irregular grid of window edges.
+        heatmaps: One a text.
+    """
+
+    embedding: SceneEmbedding
+    cells: CellMeans
+    heatmaps: tuple[Heatmap, ...]
+
+    def __len__(self) -> int:
+        return len(self.heatmaps)
+
+    def __getitem__(self, index: int) -> Heatmap:
+        return self.heatmaps[index]
+
+    def __repr__(self) -> str:
+        return f"Localization({len(self)} texts, {self.embedding!r})"
+
+
+def localize(
+    model: SceneModel,
+    scene: SceneSource,
+    texts: str | Sequence[str],
+    *,
+    mode: str = "selo",
+    steps: Sequence[int] = SELO_STEPS,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> tuple[Heatmap, ...]:
+    """Find where in a scene each text fits.
+
+    Args:
+        model: From ``lrsclip_rt.load``.
+        scene: A raster or image file, an open ``Scene``, or an (H, W, 3) uint8 array.
+        texts: One text or several; windows are embedded once for all of them.
+        mode: "selo", the published protocol.
+        steps: Window edges [px] of the protocol; those above the scene's shorter side are dropped.
+        batch_size: Windows a run of the model.
+        progress: Called with (windows done, windows in all).
+
+    Returns:
+        One heat map a text, in order.
+
+    Raises:
+        InputError: If there is no text, one is blank, or the mode is unknown.
+        RasterError: If the scene cannot be read.
+        DependencyError: If rasterio is needed and not installed.
+    """
+    with opened(scene) as source:
+        return localize_scene(
+            model, source, texts, mode=mode, steps=steps, batch_size=batch_size, progress=progress
+        ).heatmaps
+
+
+def localize_scene(
+    model: SceneModel,
+    scene: Scene,
+    texts: str | Sequence[str],
+    *,
+    mode: str = "selo",
+    steps: Sequence[int] = SELO_STEPS,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Localization:
+    """As ``localize`` on an open scene, keeping what full-size maps need."""
+    if mode not in MODES:
+        raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+    # Texts first: a blank one should not cost the embedding of a scene.
+    queries = _query_list(texts)
+    text_rows = model.embed_texts(queries)
+    embedding = embed_scene(model, scene, steps=steps, batch_size=batch_size, progress=progress)
+    return localize_embedding(embedding, scene, queries, text_rows)
+
+
+def localize_embedding(
+    embedding: SceneEmbedding, scene: Scene, texts: Sequence[str], text_rows: NDArray[np.float32]
+) -> Localization:
+    """Score texts on windows that are already embedded.
+
+    Args:
+        embedding: From ``embed_scene`` of the same scene.
+        scene: Gives georeference and missing pixels.
+        texts: T queries.
+        text_rows: (T, D) float32 embeddings of them, unit rows.
+
+    Raises:
+        InputError: If the shapes disagree.
+    """
+    if len(texts) != len(text_rows):
+        raise InputError(f"got {len(texts)} texts and {len(text_rows)} embeddings; expected as many")
+    scores = embedding.scores(text_rows)
+    cells = cell_means(embedding.windows, scores, height=scene.height, width=scene.width)
+    grid = fusion_grid_shape(scene.height, scene.width)
+    valid = scene.valid_map(*grid)
+    heatmaps = tuple(
+        _heatmap(text, cells.on_grid(index, *grid), valid, embedding, scene)
+        for index, text in enumerate(texts)
+    )
+    return Localization(embedding, cells, heatmaps)
+
+
+@contextmanager
+def opened(scene: SceneSource) -> Iterator[Scene]:
+    """Open a path or wrap an array; a scene that is open already stays open."""
+    if isinstance(scene, Scene):
+        yield scene
+        return
+    with scene_from_array(scene) if isinstance(scene, np.ndarray) else open_scene(scene) as source:
+        yield source
+
+
+def _heatmap(
+    text: str,
+    scores: NDArray[np.float32],
+    valid: NDArray[np.bool_] | None,
+    embedding: SceneEmbedding,
+    scene: Scene,
+) -> Heatmap:
+    if valid is not None:
+        scores[~valid] = np.nan
+    statistics = score_statistics(scores)
+    smooth = peak_map(scores, statistics.middle, embedding)
+    scores.flags.writeable = False
+    return Heatmap(
+        text=text,
+        mode=embedding.mode,
+        scales=embedding.scales,
+        scores=scores,
+        transform=grid_transform(scene, *scores.shape),
+        crs=scene.crs,
+        height=scene.height,
+        width=scene.width,
+        score_range=(statistics.low, statistics.high),
+        z=statistics.z(statistics.high),
+        peak=_peak_px(smooth, scene),
+        regions=regions_from_scores(scores, statistics, scene, smooth=smooth),
+    )
+
+
+def peak_map(scores: NDArray[np.float32], middle: float, embedding: SceneEmbedding) -> NDArray[np.float32]:
+    """The map summed over half the smallest window, as height over its middle; missing cells stay missing.
+
+    Missing cells and those outside the scene count as the middle, so that the highest place of a plateau
+    at the edge is the plateau's own middle rather than the edge.
+    """
+    reach = smoothing_px(embedding.scales)
+    rows = odd_cells(reach, scores.shape[0], embedding.height)
+    cols = odd_cells(reach, scores.shape[1], embedding.width)
+    known = np.isfinite(scores)
+    height = np.where(known, scores.astype(np.float64) - middle, 0.0)
+    padded = np.pad(height, ((rows, rows), (cols, cols)))
+    sums = box_sums(padded, rows, cols)[rows:-rows, cols:-cols]
+    return np.where(known, sums, np.nan).astype(np.float32)
+
+
+def _peak_px(smooth: NDArray[np.float32], scene: Scene) -> tuple[float, float] | None:
+    cell = peak_cell(smooth)
+    if cell is None:
+        return None
+    return cell[0] * scene.width / smooth.shape[1], cell[1] * scene.height / smooth.shape[0]
+
+
+def grid_transform(scene: Scene, rows: int, cols: int) -> Affine6:
+    """Transform of a ``rows x cols`` grid that covers the scene exactly; to pixels without a CRS."""
+    per_col, per_row = scene.width / cols, scene.height / rows
+    a, b, c, d, e, f = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    if scene.crs is not None and scene.transform is not None:
+        a, b, c, d, e, f = scene.transform
+    return a * per_col, b * per_row, c, d * per_col, e * per_row, f
+
+
+def _query_list(texts: str | Sequence[str]) -> list[str]:
+    queries = [texts] if isinstance(texts, str) else list(texts)
+    if not queries:
+        raise InputError("got no text; give at least one")
+    return queries

@@ -1,0 +1,248 @@
+"""Pixels of any raster that GDAL opens: bands, palettes, masks, decimated reads."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.errors import DependencyError, RasterError
+from lrsclip_rt.raster_pixels import Block
+from lrsclip_rt.tiles import Window
+
+__all__ = ["GdalPixels", "gdal_environment", "gdal_errors", "import_rasterio"]
+
+CACHE_BYTES = 256 * 2**20
+"""GDAL's block cache while a scene is open; its own default is a share of the machine's memory."""
+
+SUPERSAMPLE = 4
+"""Samples a side behind each pixel where GDAL's own average would mix in pixels that are not valid."""
+
+LOSSY = frozenset({"jpeg", "webp", "lerc", "jpeg2000", "jxl"})
+
+
+def import_rasterio() -> ModuleType:
+    """Import rasterio.
+
+    Raises:
+        DependencyError: If it is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise DependencyError.of("rasterio", extra="cpu") from error
+    module: ModuleType = rasterio
+    return module
+
+
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises: its own errors, and GDAL's where it passes them on."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError
+
+
+@contextmanager
+def gdal_environment() -> Iterator[None]:
+    """GDAL with a bounded cache, and rasterio's warnings (no georeference, no overview ...) kept in."""
+    rasterio = import_rasterio()
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        warnings.simplefilter("ignore", category=UserWarning)  # the base of rasterio's own
+        yield
+
+
+class GdalPixels:
+    """Three bands of a GDAL raster.
+
+    Args:
+        path: The raster.
+        bands: One or three 1-based band numbers, or None for red, green and blue by colour
+            interpretation where all three are tagged, else 1, 2, 3 (the first, replicated, where
+            there are fewer than three).
+        nodata: Value that marks missing pixels, in place of the file's own.
+
+    Raises:
+        DependencyError: If rasterio is not installed.
+        RasterError: If the file cannot be opened or has no such bands.
+    """
+
+    def __init__(self, path: Path, *, bands: tuple[int, ...] | None, nodata: float | None) -> None:
+        self.path = path
+        self._rasterio = import_rasterio()
+        if not path.exists():
+            raise RasterError(f"{path} does not exist; give the path of a raster file")
+        with self.guarded("cannot be opened"):
+            self.dataset = self._rasterio.open(path)
+        try:
+            with self.guarded("cannot be understood"):
+                self._prepare(bands, nodata)
+        except BaseException:
+            self.dataset.close()
+            raise
+
+    def _prepare(self, bands: tuple[int, ...] | None, nodata: float | None) -> None:
+        dataset = self.dataset
+        self.height, self.width = int(dataset.height), int(dataset.width)
+        if dataset.count == 0:
+            found = f"{len(dataset.subdatasets)} subdatasets"
+            raise RasterError(f"{self.path} holds no bands of its own but {found}; open one of those")
+        self.bands = _choose_bands(self.path, dataset, bands)
+        self.dtype = np.dtype(dataset.dtypes[self.bands[0] - 1])
+        if self.dtype.kind not in "iuf":
+            raise RasterError(f"{self.path} holds {self.dtype} values; expected integers or floats")
+        interpretation = dataset.colorinterp[self.bands[0] - 1].name
+        self._palette = self._read_palette() if interpretation == "palette" else None
+        own = [dataset.nodatavals[band - 1] for band in self.bands]
+        self._nodata = [nodata] * 3 if nodata is not None else own
+        self._by_value = all(value is not None for value in self._nodata)
+        flags = [flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]]
+        self._by_mask = nodata is None and ("per_dataset" in flags or "alpha" in flags)
+        self.tagged = self._by_value or self._by_mask
+        self.lossy = dataset.compression is not None and dataset.compression.name in LOSSY
+        self.bits = int(
+            dataset.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", self.dtype.itemsize * 8)
+        )
+        # GDAL's average knows only the nodata value of the file, and palette numbers have no mean.
+        self._masked_mean = self._palette is not None or nodata is not None or self.dtype.kind == "f"
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the values are 8-bit colours, which need no stretch."""
+        return self._palette is not None or (self.dtype == np.uint8 and self.bits == 8)
+
+    def read(self, window: Window, height: int, width: int, *, smooth: bool = True) -> Block:
+        """Read ``window`` as ``height x width`` pixels.
+
+        Where it shrinks, overviews are used if the file has them, and the pixels below each output
+        pixel are averaged if ``smooth``, else the nearest is taken.
+
+        Raises:
+            RasterError: If the file is damaged there.
+        """
+        shrinks = height < window.height or width < window.width
+        if smooth and shrinks and self._masked_mean:
+            return self._read_masked_mean(window, height, width)
+        resampling = self._rasterio.enums.Resampling
+        method = resampling.nearest
+        if smooth and self._palette is None and (height, width) != (window.height, window.width):
+            method = resampling.average if shrinks else resampling.bilinear
+        stored = self._read_stored(window, height, width, method)
+        valid = self._valid(stored, window, height, width)
+        if self._palette is None:
+            return Block(stored, valid)
+        colours = self._palette[np.minimum(stored[0].astype(np.intp), len(self._palette) - 1)]
+        opaque = colours[..., 3] > 0
+        if not opaque.all():
+            valid = opaque if valid is None else valid & opaque
+        return Block(np.ascontiguousarray(colours[..., :3].transpose(2, 0, 1)), valid)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.dataset.close()
+
+    def _read_stored(self, window: Window, height: int, width: int, method: Any) -> NDArray[Any]:
+        distinct = sorted(set(self.bands))
+        with self.guarded(f"cannot be read in window {window.as_list()}"):
+            stored: NDArray[Any] = self.dataset.read(
+                distinct,
+                window=self._native(window),
+                out_shape=(len(distinct), height, width),
+                resampling=method,
+            )
+        return stored[[distinct.index(band) for band in self.bands]]
+
+    def _valid(
+        self, stored: NDArray[Any], window: Window, height: int, width: int
+    ) -> NDArray[np.bool_] | None:
+        """(h, w) bool; a pixel is missing where all three bands hold their nodata value."""
+        valid: NDArray[np.bool_] | None = None
+        if self._by_mask:
+            with self.guarded(f"has a mask that cannot be read in window {window.as_list()}"):
+                mask = self.dataset.read_masks(
+                    self.bands[0], window=self._native(window), out_shape=(height, width)
+                )
+            valid = np.asarray(mask > 0)
+        if self._by_value:
+            missing = np.ones((height, width), dtype=bool)
+            for band, value in zip(stored, self._nodata, strict=True):
+                missing &= _equals(band, value)
+            valid = ~missing if valid is None else valid & ~missing
+        if stored.dtype.kind == "f":
+            finite = np.isfinite(stored).all(axis=0)
+            valid = finite if valid is None else valid & finite
+        return valid
+
+    def _read_masked_mean(self, window: Window, height: int, width: int) -> Block:
+        """Average only valid pixels: nearest samples on a finer grid, then means of its cells."""
+        rows = min(SUPERSAMPLE, max(1, math.ceil(window.height / height)))
+        cols = min(SUPERSAMPLE, max(1, math.ceil(window.width / width)))
+        fine = self.read(window, height * rows, width * cols, smooth=False)
+        valid = np.ones(fine.bands.shape[1:], dtype=bool) if fine.valid is None else fine.valid
+        cells = (height, rows, width, cols)
+        count = valid.reshape(cells).sum(axis=(1, 3))
+        # Cell by cell the sum stays small, so float64 is exact for every integer type in use.
+        values = np.where(valid, fine.bands, 0).astype(np.float64).reshape(3, *cells)
+        mean = values.sum(axis=(2, 4)) / np.maximum(count, 1)
+        if fine.bands.dtype.kind != "f":
+            mean = np.rint(mean)
+        return Block(mean.astype(fine.bands.dtype), None if fine.valid is None else count > 0)
+
+    def _read_palette(self) -> NDArray[np.uint8]:
+        """(K, 4) uint8 RGBA of each palette number."""
+        colours = self.dataset.colormap(self.bands[0])
+        table = np.zeros((max(colours) + 1, 4), dtype=np.uint8)
+        for number, colour in colours.items():
+            table[number] = colour
+        return table
+
+    def _native(self, window: Window) -> Any:
+        return self._rasterio.windows.Window(window.col_off, window.row_off, window.width, window.height)
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Work inside GDAL's environment and turn its errors into ours.
+
+        Every access to the dataset belongs inside: outside an environment GDAL prints to stderr.
+        """
+        try:
+            with gdal_environment():
+                yield
+        except MemoryError as error:
+            raise RasterError(f"{self.path} {what} (out of memory); read a smaller window") from error
+        except gdal_errors() as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            expected = "expected a readable GeoTIFF or another raster that GDAL opens"
+            raise RasterError(f"{self.path} {what} ({reason}); {expected}") from error
+
+
+def _choose_bands(path: Path, dataset: Any, bands: tuple[int, ...] | None) -> tuple[int, int, int]:
+    if bands is None:
+        names = [interpretation.name for interpretation in dataset.colorinterp]
+        if all(name in names for name in ("red", "green", "blue")):
+            return names.index("red") + 1, names.index("green") + 1, names.index("blue") + 1
+        return (1, 2, 3) if dataset.count >= 3 else (1, 1, 1)
+    if len(bands) not in (1, 3):
+        raise RasterError(f"{len(bands)} bands {bands} were asked of {path}; give one or three band numbers")
+    for band in bands:
+        if not 1 <= band <= dataset.count:
+            raise RasterError(f"{path} has bands 1 to {dataset.count}, but band {band} was asked for")
+    return (bands[0],) * 3 if len(bands) == 1 else (bands[0], bands[1], bands[2])
+
+
+def _equals(band: NDArray[Any], value: float | None) -> NDArray[np.bool_]:
+    if value is None:
+        return np.zeros(band.shape, dtype=bool)
+    if math.isnan(value):
+        return np.isnan(band) if band.dtype.kind == "f" else np.zeros(band.shape, dtype=bool)
+    # A float32 raster stores its nodata value rounded; compare in the raster's own type.
+    if band.dtype.kind == "f":
+        return np.asarray(band == band.dtype.type(value))
+    return np.asarray(band == value)

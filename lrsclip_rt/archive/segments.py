@@ -1,0 +1,236 @@
+"""Segments: append-only column files, one row per tile, in the same order in every file.
+
+``segments/000001.f16`` and its siblings are plain little-endian arrays without a header:
+
+======  =======  =====  ==================================================================
+suffix  type     shape  content
+======  =======  =====  ==================================================================
+f16     float16  (D,)   the unit row; the truth
+i8      int8     (D,)   ``round(127 v / max|v|)`` of the float16 row ``v``, halves to even
+scale   float32  ()     ``max|v| / 127``: ``i8 * scale`` approximates the row
+box     float64  (4,)   west, south, east, north [deg]; west > east across the antimeridian; NaN: no place
+time    int64    ()     microseconds since 1970-01-01 UTC; the least int64: no time
+source  int64    ()     number of the source
+level   int32    ()     nominal tile edge [px]; 0: a whole image
+======  =======  =====  ==================================================================
+
+The database says how many rows count; what lies behind them is the rest of an interrupted writer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.archive.records import NewTile, SegmentRecord
+from lrsclip_rt.archive.times import NO_TIME
+from lrsclip_rt.errors import ArchiveCorruptError
+
+__all__ = [
+    "Column",
+    "ColumnFiles",
+    "Segment",
+    "check_length",
+    "column_path",
+    "columns_from_rows",
+    "columns_of",
+    "int8_from_rows",
+    "map_segment",
+    "sync_folder",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One file of a segment: its suffix, element type and elements a row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+
+def columns_of(dim: int) -> tuple[Column, ...]:
+    """The columns of an archive of ``dim`` numbers a row."""
+    return (
+        Column("f16", "<f2", (dim,)),
+        Column("i8", "|i1", (dim,)),
+        Column("scale", "<f4", ()),
+        Column("box", "<f8", (4,)),
+        Column("time", "<i8", ()),
+        Column("source", "<i8", ()),
+        Column("level", "<i4", ()),
+    )
+
+
+def column_path(folder: Path, number: int, column: str) -> Path:
+    """``folder/000001.f16`` and the like."""
+    return folder / f"{number:06d}.{column}"
+
+
+def int8_from_rows(rows: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantise ``(N, D)`` float16 rows: ``(N, D)`` int8 codes and ``(N,)`` float32 scales.
+
+    Example:
+        >>> codes, scale = int8_from_rows(np.array([[0.5, -1.0, 0.25]], np.float16))
+        >>> codes.tolist(), round(float(scale[0]), 6)
+        ([[64, -127, 32]], 0.007874)
+    """
+    values = rows.astype(np.float32)
+    largest = np.abs(values).max(axis=1, initial=0.0)
+    divisor = np.where(largest > 0, largest, np.float32(1))
+    codes = np.rint(np.float32(127) * values / divisor[:, None]).astype(np.int8)
+    return codes, (largest / np.float32(127)).astype(np.float32)
+
+
+def columns_from_rows(
+    vectors: NDArray[np.float32], tiles: Sequence[NewTile], source: int
+) -> dict[str, NDArray[Any]]:
+    """All columns of ``(N, D)`` vectors and their N tiles."""
+    half = vectors.astype("<f2")
+    codes, scale = int8_from_rows(half)
+    nowhere = (np.nan,) * 4
+    boxes = np.array([nowhere if tile.bbox is None else tile.bbox for tile in tiles], "<f8").reshape(-1, 4)
+    times = [NO_TIME if tile.time_us is None else tile.time_us for tile in tiles]
+    return {
+        "f16": half,
+        "i8": codes,
+        "scale": scale.astype("<f4"),
+        "box": boxes,
+        "time": np.array(times, "<i8"),
+        "source": np.full(len(tiles), source, "<i8"),
+        "level": np.array([tile.level for tile in tiles], "<i4"),
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A segment's committed rows, memory-mapped read-only.
+
+    Attributes:
+        record: Number, place among all rows and producer.
+        f16: ``(N, D)`` float16.
+        i8: ``(N, D)`` int8.
+        scale: ``(N,)`` float32.
+        box: ``(N, 4)`` float64.
+        time: ``(N,)`` int64.
+        source: ``(N,)`` int64.
+        level: ``(N,)`` int32.
+    """
+
+    record: SegmentRecord
+    f16: NDArray[np.float16]
+    i8: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    box: NDArray[np.float64]
+    time: NDArray[np.int64]
+    source: NDArray[np.int64]
+    level: NDArray[np.int32]
+
+
+def map_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
+    """Map the committed rows of a segment.
+
+    Raises:
+        ArchiveCorruptError: If a file is missing or shorter than the committed rows.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for column in columns_of(dim):
+        path = column_path(folder, record.number, column.name)
+        check_length(path, record.rows * column.row_bytes)
+        shape = (record.rows, *column.shape)
+        if record.rows == 0:
+            arrays[column.name] = np.empty(shape, column.dtype)
+        else:
+            arrays[column.name] = np.asarray(np.memmap(path, dtype=column.dtype, mode="r", shape=shape))
+    return Segment(record, **arrays)
+
+
+def check_length(path: Path, expected: int) -> int:
+    """The file's length, which is at least ``expected`` [bytes].
+
+    Raises:
+        ArchiveCorruptError: If it is shorter or missing.
+    """
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        found = -1
+    if found < 0 and expected > 0:
+        raise ArchiveCorruptError(
+            f"{path} is missing, the record expects {expected} bytes. Restore it from a copy, or index again"
+        )
+    if found < expected:
+        raise ArchiveCorruptError(
+            f"{path} holds {found} bytes, the record expects {expected}. "
+            "Restore it from a copy, or index again"
+        )
+    return max(found, 0)
+
+
+class ColumnFiles:
+    """The open files of the segment that is being written.
+
+    Args:
+        folder: The ``segments`` folder.
+        number: The segment.
+        dim: D.
+    """
+
+    def __init__(self, folder: Path, number: int, dim: int) -> None:
+        self.number = number
+        self._columns = columns_of(dim)
+        self._folder = folder
+        self._descriptors: dict[str, int] = {}
+        try:
+            for column in self._columns:
+                path = column_path(folder, number, column.name)
+                self._descriptors[column.name] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, first_row: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Write rows from ``first_row`` on; nothing is durable before ``sync``."""
+        for column in self._columns:
+            content = np.ascontiguousarray(columns[column.name], column.dtype).data.cast("B")
+            offset = first_row * column.row_bytes
+            while len(content):
+                written = os.pwrite(self._descriptors[column.name], content, offset)
+                content, offset = content[written:], offset + written
+
+    def truncate(self, rows: int) -> None:
+        """Cut every file to ``rows`` rows."""
+        for column in self._columns:
+            os.ftruncate(self._descriptors[column.name], rows * column.row_bytes)
+
+    def sync(self) -> None:
+        """Bring the rows to the disk, and the names of new files with them."""
+        for descriptor in self._descriptors.values():
+            os.fsync(descriptor)
+        sync_folder(self._folder)
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder to the disk, so that the names in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

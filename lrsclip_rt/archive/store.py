@@ -1,0 +1,210 @@
+"""The archive as its readers see it: a snapshot of committed rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrsclip_rt.archive.catalog import Catalog
+from lrsclip_rt.archive.hits import Hits
+from lrsclip_rt.archive.records import ContentRecord, SegmentRecord, TileRecord
+from lrsclip_rt.archive.scanning import rows_of
+from lrsclip_rt.archive.schema import DATABASE, MODEL, SEGMENTS, ArchiveInfo, connect_to_read, read_info
+from lrsclip_rt.archive.searching import Request, Snapshot, search_snapshot
+from lrsclip_rt.archive.segments import Segment, map_segment
+from lrsclip_rt.archive.where import Where
+from lrsclip_rt.errors import ArchiveError, InputError
+
+__all__ = ["Archive"]
+
+
+class Archive:
+    """An archive opened for reading; never writes, and does not see what is committed later.
+
+    Made by ``Archive.open``. Threads may share it.
+
+    Example:
+        >>> archive = Archive.open("archive/")                                     # doctest: +SKIP
+        >>> [hits] = archive.search(model.embed_texts("a harbour with ships"), k=3)  # doctest: +SKIP
+        >>> hits[0].source, hits[0].window                                         # doctest: +SKIP
+        ('/data/port.tif', Window(col_off=192, row_off=0, width=256, height=256))
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection, info: ArchiveInfo) -> None:
+        self.path = path
+        self.info = info
+        self.model = info.model
+        self.catalog = Catalog(database, path / DATABASE)
+        self._database = database
+        self._snapshot = Snapshot((), self.dim)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Archive:
+        """Open an archive folder at its last commit.
+
+        Raises:
+            ArchiveError: If it is no archive, or of a newer format.
+            ArchiveCorruptError: If a file is shorter than its record.
+        """
+        folder = Path(path)
+        if not (folder / DATABASE).is_file():
+            found = f"holds no {DATABASE}" if folder.exists() else "does not exist"
+            raise ArchiveError(
+                f"{folder} is no archive, it {found}. Make one: lrsclip index SOURCE -a {folder}"
+            )
+        database = connect_to_read(folder)
+        try:
+            archive = cls(folder, database, read_info(folder, database))
+            archive.refresh()
+        except BaseException:
+            database.close()
+            raise
+        return archive
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._snapshot.rows
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"Archive({str(self.path)!r}, {len(self)} rows of {self.model})"
+
+    def close(self) -> None:
+        """Close the database; the archive is empty to its user from then on."""
+        self._snapshot = Snapshot((), self.dim)
+        self._database.close()
+
+    def refresh(self) -> int:
+        """See what was committed meanwhile.
+
+        Returns:
+            Rows of the archive now.
+
+        Raises:
+            ArchiveCorruptError: If a file is shorter than its record.
+        """
+        folder = self.path / SEGMENTS
+        segments = tuple(map_segment(folder, record, self.dim) for record in self.catalog.segments())
+        self._snapshot = Snapshot(segments, self.dim)
+        return self._snapshot.rows
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a row."""
+        return self.model.dim
+
+    @property
+    def segments(self) -> tuple[SegmentRecord, ...]:
+        """Segments of the snapshot."""
+        return self._snapshot.records
+
+    @property
+    def mapped_segments(self) -> tuple[Segment, ...]:
+        """The snapshot's columns, memory-mapped read-only."""
+        return self._snapshot.segments
+
+    @property
+    def sample(self) -> NDArray[np.float32]:
+        """``(n, D)`` float32, n <= 4,096: the rows that z and mixtures are standardised over."""
+        return self._snapshot.sample
+
+    @property
+    def model_path(self) -> Path:
+        """The bundle with the text tower that the archive keeps.
+
+        Raises:
+            ArchiveError: If it keeps none.
+        """
+        path = self.path / MODEL
+        if not path.is_dir():
+            raise ArchiveError(
+                f"{self.path} keeps no text tower (its folder {MODEL} is missing): search it with vectors, "
+                "or index again"
+            )
+        return path
+
+    def tile(self, identifier: str) -> TileRecord:
+        """The tile of an id, or of an unambiguous beginning of one.
+
+        Raises:
+            InputError: If there is none, or more than one.
+        """
+        return self.catalog.tile_by_id(identifier, self.segments)
+
+    def tiles_of_source(self, source: int, *, level: int | None = None) -> tuple[TileRecord, ...]:
+        """All tiles of a source, by level and then in row-major order; ``vectors`` gives their rows."""
+        return self.catalog.tiles_of_source(source, level, self.segments)
+
+    def vectors(self, tiles: Sequence[TileRecord]) -> NDArray[np.float32]:
+        """The rows of tiles, ``(N, D)`` float32."""
+        return rows_of(self.mapped_segments, np.array([tile.row for tile in tiles], np.int64), self.dim)
+
+    def content(self, source: int) -> ContentRecord:
+        """What is recorded about a source.
+
+        Raises:
+            InputError: If there is none of this number.
+        """
+        return self.catalog.content(source)
+
+    def locations(self, source: int) -> list[Path]:
+        """Where a source lay when it was indexed."""
+        return self.catalog.locations(source)
+
+    def search(
+        self,
+        vectors: NDArray[np.floating[Any]],
+        k: int = 10,
+        where: Where | None = None,
+        *,
+        merge: bool = True,
+        min_score: float | None = None,
+    ) -> list[Hits]:
+        """Find the best places for each query: exact cosines over float16 rows, ties by row.
+
+        Args:
+            vectors: ``(Q, D)`` queries in the archive's space, or one of ``(D,)``; any length but zero.
+            k: Places of each query.
+            where: Which rows take part; None for all.
+            merge: Overlapping tiles of a source answer once; the best counts the rest.
+            min_score: Presence threshold: where the mean of the ten best cosines is lower, there are no hits.
+
+        Returns:
+            One ``Hits`` per query, always.
+
+        Raises:
+            InputError: If shapes disagree, a query is zero or not finite, ``k`` is not positive, or ``where``
+                names metadata that no source has.
+        """
+        queries = self._checked_queries(vectors)
+        if k < 1:
+            raise InputError(f"k must be at least 1, got {k}")
+        request = Request(k, where if where is not None else Where(), merge, min_score)
+        return search_snapshot(self._snapshot, self.catalog, queries, request)
+
+    def _checked_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        queries = np.atleast_2d(np.asarray(vectors, np.float64))
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise InputError(
+                f"archive ({len(self)}, {self.dim}) and queries {np.shape(vectors)} must agree in D; "
+                "embed both with the same model"
+            )
+        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or (lengths == 0).any():
+            raise InputError("a query is zero or not finite; expected embeddings of one model")
+        return np.asarray(queries / lengths, np.float32)

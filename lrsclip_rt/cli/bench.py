@@ -1,0 +1,184 @@
+"""``lrsclip bench``: how fast a bundle is on this machine, after its answers were checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrsclip_rt.cli.options import bundle_option, json_option, split_commas
+from lrsclip_rt.cli.output import emit, progress_bar, report_failures, wants_json
+from lrsclip_rt.errors import BackendError, DependencyError, InputError, ParityError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrsclip_rt.benchmarking import BenchRow
+    from lrsclip_rt.bundle import Bundle
+    from lrsclip_rt.embedder import Embedder
+
+__all__ = ["command"]
+
+_COLUMNS = ("what", "contender", "batch", "p50_ms", "p95_ms", "per_second")
+
+
+@click.command("bench")
+@bundle_option
+@click.option(
+    "--precision", "precisions", multiple=True, help="Repeats or takes commas.  [default: all it holds]"
+)
+@click.option("--backend", "backends", multiple=True, help="Repeats or takes commas.  [default: auto]")
+@click.option(
+    "--batch", "batches", multiple=True, help="Images per run; repeats or takes commas.  [default: 1,8,32]"
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: made-up JPEGs]")
+@click.option(
+    "--files", type=click.IntRange(min=1), default=64, show_default=True, help="Image files to embed."
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Timed rounds.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads of the model.")
+@click.option("--device", default=None, help="Device of the backend, e.g. cpu or cuda:0.")
+@json_option
+def command(
+    bundle: Path | None,
+    precisions: tuple[str, ...],
+    backends: tuple[str, ...],
+    batches: tuple[str, ...],
+    images: Path | None,
+    files: int,
+    rounds: int,
+    threads: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Time the image tower, text queries and image files to embeddings.
+
+    Each precision is held against fp32 on the bundle's probe first; one that fails its gate is not timed.
+    Rounds of all precisions are interleaved. The last line of the output is the record as JSON.
+
+    \b
+    Example:
+        lrsclip bench -b vit-b16/ --precision fp32,int8-cpu --batch 1,8
+    """
+    from lrsclip_rt.benchmarking import make_record
+    from lrsclip_rt.bundle import Bundle
+    from lrsclip_rt.cpu import available_cpus
+    from lrsclip_rt.model_timing import probe_parity
+
+    sizes = _batches(batches)
+    opened = Bundle.open(bundle)
+    models, failures = _models(
+        opened, split_commas(precisions), split_commas(backends), device=device, threads=threads
+    )
+    checks = []
+    for name, model in list(models.items()):
+        report = probe_parity(model)
+        checks.append({"what": "parity on the probe", "contender": name, **report.to_dict()})
+        if not report.passed:
+            failures.append((name, "fell below its gate on the probe, so it is not timed"))
+            del models[name]
+    if not models:
+        report_failures(failures)
+        raise ParityError(f"nothing of {opened.path} is left to time; see: lrsclip check {opened.path}")
+    rows = _time(models, sizes, images=images, files=files, rounds=rounds)
+    record = make_record(
+        "bench",
+        threads=threads or available_cpus(),
+        settings={
+            "model": opened.spec.name,
+            "architecture": opened.spec.architecture,
+            "identity": opened.identity,
+            "batches": sizes,
+            "files": files,
+            "images": None if images is None else images.name,
+            "rounds": rounds,
+        },
+        results=[*checks, *rows],
+    )
+    if not wants_json(as_json):
+        emit([_shown(row) for row in rows], columns=_COLUMNS, as_json=False, title=opened.spec.name)
+    report_failures(failures)
+    click.echo(record.to_json())
+    if failures:
+        raise click.exceptions.Exit(1)
+
+
+def _batches(values: tuple[str, ...]) -> list[int]:
+    sizes = []
+    for value in split_commas(values) or ["1", "8", "32"]:
+        if not value.isdecimal() or int(value) < 1:
+            raise click.BadParameter(f"{value!r} is no batch size, expected whole numbers like 1,8,32")
+        sizes.append(int(value))
+    return sizes
+
+
+def _models(
+    bundle: Bundle, precisions: list[str], backends: list[str], *, device: str | None, threads: int | None
+) -> tuple[dict[str, Embedder], list[tuple[str, str]]]:
+    """Every precision on every backend by its name, and what cannot run here.
+
+    Without a wish, what nothing here runs is noted and left out; what was asked for by name has failed.
+    """
+    from lrsclip_rt.embedder import load
+
+    models: dict[str, Embedder] = {}
+    failures: list[tuple[str, str]] = []
+    for precision in precisions or list(bundle.precisions):
+        for backend in backends or ["auto"]:
+            try:
+                model = load(bundle, backend=backend, precision=precision, device=device, threads=threads)
+            except (BackendError, DependencyError) as error:
+                if precisions or backends:
+                    failures.append((f"{precision} {backend}", str(error)))
+                else:
+                    click.echo(f"left out: {precision}: {error}", err=True)
+                continue
+            models[f"{precision} {model.backend}"] = model
+    if not models:
+        report_failures(failures)
+        raise BackendError(f"nothing of {bundle.path} runs here; see: lrsclip info")
+    return models, failures
+
+
+def _time(
+    models: dict[str, Embedder], sizes: list[int], *, images: Path | None, files: int, rounds: int
+) -> list[BenchRow]:
+    import tempfile
+
+    from lrsclip_rt.model_timing import (
+        LONG_QUERY_TOKENS,
+        SHORT_QUERY_TOKENS,
+        time_files,
+        time_image_tower,
+        time_text,
+        write_jpegs,
+    )
+
+    rows: list[BenchRow] = []
+    with progress_bar("Timing", len(sizes) + 3) as advance, tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            rows += time_image_tower(models, batch=size, rounds=rounds)
+            advance(1)
+        for tokens in (SHORT_QUERY_TOKENS, LONG_QUERY_TOKENS):
+            rows += time_text(models, tokens=tokens, rounds=rounds)
+            advance(1)
+        paths = write_jpegs(Path(folder), files) if images is None else _image_paths(images, files)
+        rows += time_files(models, paths, batch=max(sizes), rounds=min(rounds, 5))
+        advance(1)
+    return rows
+
+
+def _image_paths(folder: Path, number: int) -> Sequence[Path]:
+    from itertools import islice
+
+    from lrsclip_rt.images import iter_image_paths
+
+    paths = list(islice(iter_image_paths([folder]), number))
+    if not paths:
+        raise InputError(f"no images found in {folder}")
+    return paths
+
+
+def _shown(row: BenchRow) -> dict[str, Any]:
+    return {column: getattr(row, column) for column in _COLUMNS}

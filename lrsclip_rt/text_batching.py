@@ -23,15 +23,19 @@ def refuse_blank(texts: Sequence[str]) -> None:
     """Every text says something.
 
     Raises:
-        InputError: If one is empty, only white space or no text; names its index.
+        InputError: If one says nothing once cleaned (empty, white space, control characters) or is no text;
+            names its index.
     """
+    from lrsclip_rt.tokenizer import blank_texts
+
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"texts[{i}] is {type(text).__name__}, expected a text")
-        if not text.strip():
-            raise InputError(
-                f"texts[{i}] is empty or only white space; leave it out, or write what to look for"
-            )
+    blank = blank_texts(texts)
+    if blank:
+        raise InputError(
+            f"texts[{blank[0]}] is empty or only white space; leave it out, or write what to look for"
+        )
 
 
 def text_runs(eot: NDArray[np.int32], *, full: int | None) -> Iterator[NDArray[np.intp]]:

@@ -187,10 +187,10 @@ def _extend(
             "made. Take the complete bundle"
         )
     added = [precision for precision in wanted if precision != "fp32"]
-    in_place = out.exists() and out.resolve() == bundle.path
-    with BundleWriter.extending(bundle, out, overwrite=overwrite or in_place) as writer:
+    with BundleWriter.extending(bundle, out, overwrite=overwrite) as writer:
         if added:
             yardstick = _yardstick_of(bundle, allow_failed, report)
+            # Their files are links to those of the source, which must not be written through.
             for precision in added:
                 writer.remove_precision(precision)
             _add_precisions(writer, added, yardstick, report, start=0.3)

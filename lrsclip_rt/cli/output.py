@@ -34,6 +34,7 @@ def emit(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, title_justify="left")
     materialised = list(rows)
@@ -41,7 +42,8 @@ def emit(
         numeric = all(isinstance(row.get(column), (int, float)) for row in materialised)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in materialised:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        # Plain Text: a bracket in a file name is no markup.
+        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     Console().print(table)
 
 
@@ -73,7 +75,8 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
 def report_failures(failures: Sequence[tuple[str, str]]) -> None:
     """List ``(name, reason)`` of inputs that failed on stderr; the caller exits with status 1."""
     for name, reason in failures:
-        click.echo(f"failed: {name}: {reason}", err=True)
+        said = reason if reason.startswith(name) else f"{name}: {reason}"
+        click.echo(f"failed: {said}", err=True)
     if failures:
         click.echo(f"{len(failures)} input(s) failed", err=True)
 

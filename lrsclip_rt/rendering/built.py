@@ -9,6 +9,8 @@ from .objects import ROOFS, Block, draw_blocks, draw_cars, draw_road
 from .textures import ASPHALT, CANOPY, CONCRETE, GRASS, Colour, ground, shade
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 
+__all__ = ["commonest", "lay_ground", "paint_industrial", "paint_residential", "site", "toned"]
+
 
 def site(
     canvas: Canvas, zone: Zone, *, turned: float = 20.0, fill: float = 0.97

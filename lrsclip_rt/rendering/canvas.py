@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .textures import Colour, Dice, canopy, noise
 
+__all__ = ["SUPERSAMPLING", "Box", "Canvas", "Frame", "Light", "Point", "Polygon"]
+
 Point = tuple[float, float]
 Polygon = Sequence[Point]
 Box = tuple[int, int, int, int]

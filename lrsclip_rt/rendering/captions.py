@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from .truth import RenderedScene, TruthObject, count_phrase
 
+__all__ = ["NOUNS", "captions_of", "is_or_are", "scene_surroundings"]
+
 NOUNS: Mapping[str, str] = MappingProxyType(
     {
         "airport": "an airport",

@@ -11,6 +11,22 @@ from .outlines import area_of
 from .textures import Dice
 from .truth import Fact, RenderedScene, Slot, TruthObject, count_phrase, word_slot
 
+__all__ = [
+    "ALIKE",
+    "EXTRAS",
+    "HEADLINES",
+    "LONG_TOKENS",
+    "PHRASES",
+    "PLACES",
+    "clip_token_count",
+    "contradict",
+    "describe_long",
+    "describe_short",
+    "facts_of",
+    "noun_slot",
+    "place_slot",
+]
+
 PHRASES: Mapping[str, str] = MappingProxyType(
     {
         "airport": "an airport with planes and a runway",

@@ -10,6 +10,8 @@ from .objects import ROOFS, Block, draw_blocks, draw_cars, draw_road, draw_tank
 from .textures import ASPHALT, CANOPY, CONCRETE, GRASS, SOIL, Colour, shade
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 
+__all__ = ["paint_parking_lot", "paint_sports_ground", "paint_storage_tanks"]
+
 
 def paint_parking_lot(canvas: Canvas, zone: Zone) -> Painted:
     """Rows of stalls with cars on asphalt."""

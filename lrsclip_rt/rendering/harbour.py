@@ -8,6 +8,8 @@ from .objects import ROOFS, Block, Ship, draw_blocks, draw_cars, draw_ships
 from .textures import CONCRETE, Colour, ripples, shade
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 
+__all__ = ["HARBOUR_WATERS", "paint_harbour"]
+
 HARBOUR_WATERS: tuple[tuple[Colour, str], ...] = (
     ((32, 66, 66), "dark green"),
     ((40, 84, 84), "green"),

@@ -26,6 +26,8 @@ from .textures import (
 )
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 
+__all__ = ["CROPS", "paint_desert", "paint_farmland", "paint_forest", "paint_mountain"]
+
 CROPS: tuple[Colour, ...] = (
     (104, 120, 70),
     (78, 104, 58),

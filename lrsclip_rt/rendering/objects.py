@@ -10,6 +10,20 @@ from dataclasses import dataclass
 from .canvas import Canvas, Frame, Point
 from .textures import Colour, shade
 
+__all__ = [
+    "CAR_COLOURS",
+    "ROOFS",
+    "Block",
+    "Ship",
+    "cars_along",
+    "draw_blocks",
+    "draw_cars",
+    "draw_plane",
+    "draw_road",
+    "draw_ships",
+    "draw_tank",
+]
+
 ROOFS: dict[str, tuple[Colour, ...]] = {
     "red": ((150, 82, 64), (168, 96, 72), (140, 70, 58)),
     "brown": ((116, 90, 70), (104, 78, 62), (128, 104, 84)),

@@ -9,6 +9,21 @@ from collections.abc import Sequence
 from .canvas import Canvas, Point
 from .truth import Zone
 
+__all__ = [
+    "area_of",
+    "blob",
+    "clip_zone",
+    "covers_all",
+    "cut_to_box",
+    "hull_box",
+    "inside_zone",
+    "offset_path",
+    "ribbon",
+    "side_point",
+    "smooth_path",
+    "zone_outline",
+]
+
 
 def blob(
     canvas: Canvas, zone: Zone, *, fill: float = 0.92, corners: int = 9, ragged: float = 0.22

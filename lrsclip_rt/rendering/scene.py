@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from lrsclip_rt.errors import InputError
+
 from .built import paint_industrial, paint_residential
 from .canvas import SUPERSAMPLING, Canvas, Light, Point
 from .captions import NOUNS
@@ -20,6 +22,23 @@ from .textures import ASPHALT, CANOPY, GRASS, SOIL, Colour, Dice, ground, shade
 from .transport import paint_airport, paint_bridge, paint_road
 from .truth import Fact, Painted, RenderedScene, TruthObject, Zone, count_slot, word_slot
 from .water import paint_beach, paint_pond, paint_river
+
+__all__ = [
+    "CLASSES",
+    "CONFUSABLE",
+    "CONTEXTS",
+    "CORNERED",
+    "DEMO_SEEDS",
+    "EXTENDED",
+    "PAINTERS",
+    "SIDES",
+    "SPAN_M",
+    "TEST_SEEDS",
+    "TRAIN_SEEDS",
+    "WATERSIDE",
+    "render_scene",
+    "render_tile",
+]
 
 TRAIN_SEEDS = range(0, 1_000_000)
 DEMO_SEEDS = range(2_000_000, 2_000_100)
@@ -166,7 +185,7 @@ def render_tile(name: str, seed: int, *, size: int = 160) -> RenderedScene:
         The tile, the same for the same arguments.
 
     Raises:
-        ValueError: If the class is unknown or the size is under 32.
+        InputError: If the class is unknown or the size is under 32.
 
     Example:
         >>> tile = render_tile("harbour", 7)
@@ -174,9 +193,9 @@ def render_tile(name: str, seed: int, *, size: int = 160) -> RenderedScene:
         ((160, 160, 3), 'harbour')
     """
     if name not in PAINTERS:
-        raise ValueError(f"class {name!r} is unknown; choose one of {', '.join(CLASSES)}")
+        raise InputError(f"class {name!r} is unknown; choose one of {', '.join(CLASSES)}")
     if size < 32:
-        raise ValueError(f"size {size} is too small; a tile needs at least 32 pixels")
+        raise InputError(f"size {size} is too small; a tile needs at least 32 pixels")
     dice = Dice(seed, CLASSES.index(name), size)
     low, high = SPAN_M[name]
     # Log-uniform without a logarithm: the square of a draw leans to small spans.
@@ -333,15 +352,15 @@ def render_scene(
         The scene with one truth object per class.
 
     Raises:
-        ValueError: If a class is unknown or repeated, or the scene has no room for them.
+        InputError: If a class is unknown or repeated, or the scene has no room for them.
     """
     dice = Dice(seed, 991, height, width)
     chosen = list(classes) if classes is not None else _choice(dice)
     if not chosen or len(set(chosen)) < len(chosen) or any(c not in PAINTERS for c in chosen):
-        raise ValueError(f"classes {chosen} must be distinct and each one of {', '.join(CLASSES)}")
+        raise InputError(f"classes {chosen} must be distinct and each one of {', '.join(CLASSES)}")
     cells = _grid(len(chosen), height, width)
     if min(height / cells[0], width / cells[1]) < 128:
-        raise ValueError(
+        raise InputError(
             f"{len(chosen)} classes need more room than {height} x {width} pixels; give fewer or more pixels"
         )
     canvas = Canvas(height, width, round(dice.uniform(0.6, 0.95), 3), dice, _light(dice))

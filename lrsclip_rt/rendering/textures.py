@@ -13,6 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+__all__ = [
+    "ASPHALT",
+    "CANOPY",
+    "CONCRETE",
+    "GRASS",
+    "SOIL",
+    "Colour",
+    "Dice",
+    "Field",
+    "T",
+    "canopy",
+    "ground",
+    "hillshade",
+    "image_from_channels",
+    "mixed",
+    "noise",
+    "octaves",
+    "relief_noise",
+    "ripples",
+    "shade",
+    "tinted",
+]
+
 Colour = tuple[int, int, int]
 Field = NDArray[np.float32]
 T = TypeVar("T")

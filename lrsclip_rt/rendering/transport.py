@@ -12,6 +12,8 @@ from .textures import ASPHALT, CANOPY, CONCRETE, GRASS, shade
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 from .water import lay_river
 
+__all__ = ["paint_airport", "paint_bridge", "paint_road"]
+
 
 def paint_airport(canvas: Canvas, zone: Zone) -> Painted:
     """A runway with its taxiway, an apron with parked planes and a terminal."""

@@ -8,6 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "COLOURS",
+    "COUNT_WORDS",
+    "OPPOSITE",
+    "SIDES",
+    "Fact",
+    "Painted",
+    "RenderedScene",
+    "Slot",
+    "TruthObject",
+    "Zone",
+    "colour_slot",
+    "count_phrase",
+    "count_slot",
+    "word_slot",
+]
+
 COUNT_WORDS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip

@@ -12,6 +12,8 @@ from .outlines import blob, clip_zone, covers_all, hull_box, inside_zone, ribbon
 from .textures import CANOPY, Colour, image_from_channels, mixed, noise, octaves, ripples, shade, tinted
 from .truth import Fact, Painted, Zone, colour_slot, count_slot, word_slot
 
+__all__ = ["INWARD", "SEAS", "WATERS", "lay_river", "paint_beach", "paint_pond", "paint_river", "river_path"]
+
 WATERS: tuple[tuple[Colour, str], ...] = (
     ((38, 54, 40), "dark green"),
     ((64, 86, 62), "green"),

@@ -273,10 +273,12 @@ def test_precisions_are_added_to_a_bundle_in_place(tmp_path, plain_bundle, tiny_
 
 
 def test_a_precision_from_a_bundle_equals_the_one_from_the_checkpoint(tmp_path, tiny_bundle) -> None:
+    written = {path.name: path.stat().st_mtime_ns for path in tiny_bundle.iterdir()}
     work = export_bundle(
         tiny_bundle, tmp_path / "work", precisions=("fp16", "int8-cpu"), allow_failed=True
     ).path
     assert snapshot(work) == snapshot(tiny_bundle)
+    assert {path.name: path.stat().st_mtime_ns for path in tiny_bundle.iterdir()} == written
 
 
 def test_the_source_bundle_stays_as_it_was(tmp_path, plain_bundle) -> None:

@@ -256,7 +256,7 @@ def test_indexing_again_skips_what_is_complete(inputs: Path, folder: Path, model
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 6])
 def test_an_interrupted_run_is_finished_without_doubling(
-    inputs: Path, folder: Path, model: Embedder, stop_at: int
+    inputs: Path, folder: Path, model: Embedder, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_mixture(inputs)
     options = IndexOptions(batch_size=5, commit_rows=1)
@@ -272,7 +272,16 @@ def test_an_interrupted_run_is_finished_without_doubling(
     with Archive.open(folder) as archive:
         assert len(archive) == calls[-1] > 0
         assert all(archive.locations(tile.source) for tile in tiles_of(archive))
+    embedded: list[int] = []
+    embed_pixels = model.embed_pixels
+
+    def counted(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        embedded.append(len(pixels))
+        return embed_pixels(pixels)
+
+    monkeypatch.setattr(model, "embed_pixels", counted)
     rest = index_sources(folder, [inputs], model, options)
+    assert sum(embedded) == rest.rows, "what is there is not embedded again"
     whole = folder.with_name("whole")
     index_sources(whole, [inputs], model)
     assert rows_by_id(folder) == rows_by_id(whole)
@@ -280,6 +289,20 @@ def test_an_interrupted_run_is_finished_without_doubling(
     with Archive.open(folder) as archive:
         assert summary_from_archive(archive).unfinished_sources == 0
     assert not verify_archive(folder).damaged
+
+
+def test_what_arrived_before_an_interruption_is_kept(inputs: Path, folder: Path, model: Embedder) -> None:
+    make_mixture(inputs)
+    arrived: list[int] = []
+
+    def interrupt(report: IndexReport) -> None:
+        arrived.append(report.rows)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_sources(folder, [inputs], model, IndexOptions(batch_size=5), progress=interrupt)
+    with Archive.open(folder) as archive:
+        assert len(archive) == arrived[0] == 5
 
 
 def test_the_same_content_twice_is_one_source(inputs: Path, folder: Path, model: Embedder) -> None:
@@ -309,6 +332,29 @@ def test_a_copy_of_a_scene_on_its_way_is_a_second_location(
     with Archive.open(folder) as archive:
         assert archive.locations(1) == [inputs / "a.tif", inputs / "b.tif"]
         assert len(archive) == report.rows == 9
+
+
+def test_a_copy_that_turns_up_late_is_a_location_too(inputs: Path, folder: Path, model: Embedder) -> None:
+    """So many windows that rows of the first file are written before the second is looked at."""
+    write_scene(inputs / "a.tif", picture(320, 320))
+    shutil.copy(inputs / "a.tif", inputs / "b.tif")
+    options = IndexOptions(tiles=(32,), overlap=0.0, batch_size=1)
+    report = index_sources(folder, [inputs], model, options)
+    with Archive.open(folder) as archive:
+        assert archive.locations(1) == [inputs / "a.tif", inputs / "b.tif"]
+        assert len(archive) == report.rows == 100
+
+
+def test_a_copy_of_what_arrived_but_is_not_committed_is_a_location_too(
+    inputs: Path, folder: Path, model: Embedder
+) -> None:
+    for seed in range(60):
+        Image.fromarray(picture(40, 50, seed)).save(inputs / f"{seed:02d}.png")
+    shutil.copy(inputs / "00.png", inputs / "copy.png")
+    report = index_sources(folder, [inputs], model, IndexOptions(batch_size=1))
+    with Archive.open(folder) as archive:
+        assert archive.locations(1) == [inputs / "00.png", inputs / "copy.png"]
+        assert len(archive) == report.rows == 60
 
 
 def test_a_replaced_file_is_named(inputs: Path, folder: Path, model: Embedder) -> None:

@@ -150,11 +150,25 @@ def test_rows_of_an_interrupted_writer_are_cut_off(folder: Path) -> None:
         "segments/000002.box",
     }
     assert not found.damaged
+    open_writer(folder).close()
+    assert sorted(path.name for path in (folder / "segments").iterdir()) == sorted(
+        f"000001.{name}" for name in "f16 i8 scale box time source level".split()
+    )
+    assert (folder / "segments" / "000001.f16").stat().st_size == 12 * makers.DIM * 2
+    assert (folder / "segments" / "000001.time").stat().st_size == 12 * 8
     makers.write(folder, range(3))
-    assert not (folder / "segments" / "000002.f16").exists()
     with Archive.open(folder) as archive:
         assert makers.contents(archive) == makers.expected_contents(range(3))
     assert not verify_archive(folder).damaged
+
+
+def test_a_session_of_another_backend_tidies_up_as_well(folder: Path) -> None:
+    makers.write(folder, range(2))
+    path = folder / "segments" / "000001.f16"
+    with path.open("ab") as stream:
+        stream.write(b"rest of a writer that died")
+    ArchiveWriter(folder, makers.MODEL, Producer("fp32", "openvino")).close()
+    assert path.stat().st_size == 12 * makers.DIM * 2
 
 
 def test_vectors_reach_the_disk_before_the_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

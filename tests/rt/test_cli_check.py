@@ -203,3 +203,35 @@ def test_the_table_for_people_fits_80_columns(
     assert "100.0" in int8
     (fp16,) = [line for line in lines if "fp16" in line]
     assert "not run" in fp16
+
+
+def test_the_fixed_text_graph_of_a_precision_has_to_pass_too(tmp_path: Path, handmade: ModuleType) -> None:
+    from lrsclip_rt.bundle_writer import BundleWriter
+
+    bundle = handmade.make_bundle(tmp_path / "b", extra={"int8-cpu": 0.001})
+    worse = tmp_path / "worse"
+    worse.mkdir()
+    handmade.write_graphs(worse, "int8-cpu", handmade.Weights.seeded(noise=0.9))
+    with BundleWriter.extending(bundle, tmp_path / "c") as writer:
+        graph = writer.folder / "text-248.int8-cpu.onnx"
+        content = graph.read_bytes().replace(b"text.int8-cpu.weights", b"text.int8-bad.weights")
+        graph.unlink()
+        graph.write_bytes(content)
+        shutil.copy(worse / "text.int8-cpu.weights", writer.folder / "text.int8-bad.weights")
+        record = bundle.record("int8-cpu")
+        files = [*record.files, "text.int8-bad.weights"]
+        writer.add_precision("int8-cpu", files=files, parity=record.parity)
+        writer.finish()
+    rows = rows_of(run(tmp_path / "c"))
+    assert rows["int8-cpu"]["status"] == "failed"
+    assert "text cosine" in rows["int8-cpu"]["reason"]
+
+
+def test_a_tighter_gate_of_the_bundle_is_the_one_that_counts(made_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made_bundle, tmp_path / "b"))
+    record = json.loads((folder / "bundle.json").read_text())
+    record["thresholds"] = {"int8-cpu": {"mean": 0.999999}}
+    (folder / "bundle.json").write_text(json.dumps(record))
+    result = run(folder)
+    assert result.exit_code == 1
+    assert rows_of(result)["int8-cpu"]["report"]["gate"]["mean"] == 0.999999

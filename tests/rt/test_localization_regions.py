@@ -220,6 +220,13 @@ def test_z_is_robust_standard_deviations_above_the_median() -> None:
     assert statistics.z(0.45) == pytest.approx(5.0, rel=0.03)
 
 
+def test_missing_cells_do_not_move_the_statistics() -> None:
+    scores = background(60, 80)
+    framed = np.full((120, 80), np.nan, np.float32)
+    framed[:60] = scores
+    assert score_statistics(framed) == score_statistics(scores)
+
+
 def test_a_map_with_one_score_almost_everywhere_still_has_a_spread() -> None:
     scores = np.full((100, 100), 0.1, np.float32)
     scores[:10, :10] = 0.3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lrsclip_rt.errors import RasterError
+from lrsclip_rt.errors import DependencyError, RasterError
 from lrsclip_rt.raster import Scene, open_scene, scene_from_array
 from lrsclip_rt.tiles import Window
 
@@ -461,6 +462,12 @@ def test_a_rotated_raster_has_a_tilted_footprint(tmp_path: Path) -> None:
         assert len(longitudes) == 4
 
 
+def test_a_raster_stored_bottom_up_has_a_counter_clockwise_ring_too(tmp_path: Path) -> None:
+    transform = (2.0, 0.0, 500000.0, 0.0, 2.0, 3999880.0)
+    with open_scene(write_tif(tmp_path / "a.tif", noise(3, 60, 80), transform=transform)) as scene:
+        assert shoelace(scene.footprint(scene.extent)) > 0
+
+
 def test_a_raster_without_crs_has_pixels_only(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", noise(3, 20, 20), crs=None, transform=None)
     with open_scene(path) as scene:
@@ -698,6 +705,19 @@ def test_band_options_reach_plain_images_too(tmp_path: Path) -> None:
     Image.fromarray(array).save(tmp_path / "a.png")
     with open_scene(tmp_path / "a.png", bands=(3, 2, 1)) as scene:
         np.testing.assert_array_equal(scene.read(scene.extent), array[..., ::-1])
+
+
+def test_without_rasterio_images_work_and_rasters_name_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tif(tmp_path / "a.tif", noise(3, 9, 9))
+    Image.fromarray(noise(30, 40, 3)).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(DependencyError, match=r"rasterio is not installed.*lrsclip-rt\[cpu\]"):
+        open_scene(path)
+    with open_scene(tmp_path / "a.png") as scene:
+        assert scene.read(scene.extent).shape == (30, 40, 3)
+        assert scene.bounds(scene.extent) is None
 
 
 # Real files

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lrsclip_rt import rendering
+from lrsclip_rt.errors import InputError
 from lrsclip_rt.rendering import (
     CLASSES,
     DEMO_SEEDS,
@@ -141,13 +142,13 @@ def test_a_default_scene_has_eight_to_ten_zones_of_useful_size() -> None:
 
 
 def test_wrong_arguments_are_refused_with_a_reason() -> None:
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(InputError, match="unknown"):
         render_tile("volcano", 1)
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(InputError, match="too small"):
         render_tile("pond", 1, size=8)
-    with pytest.raises(ValueError, match="distinct"):
+    with pytest.raises(InputError, match="distinct"):
         render_scene(1, classes=["pond", "pond"])
-    with pytest.raises(ValueError, match="room"):
+    with pytest.raises(InputError, match="room"):
         render_scene(1, height=200, width=200, classes=["pond", "river"])
 
 

@@ -71,7 +71,8 @@ def test_an_ignored_pair_leaves_both_softmaxes() -> None:
             terms.append(torch.logsumexp(rows[i, kept], 0) - rows[i, i])
     expected = torch.stack(terms).sum().div(6).float()
     own = torch.eye(3, dtype=torch.bool)
-    torch.testing.assert_close(multi_positive_loss(image, text, torch.tensor(5.0), own, ignore=ignore), expected)
+    loss = multi_positive_loss(image, text, torch.tensor(5.0), own, ignore=ignore)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_mosaic_shows_and_tells_its_members_in_reading_order() -> None:
@@ -155,7 +156,8 @@ def tiny_run(tmp_path: Path) -> TrainConfig:
     torch.manual_seed(1)
     np.savez(tmp_path / "stem.npz", **_torchvision_arrays(MobileNetV2Stem()))
     return TrainConfig(
-        data=str(data), stem_weights=str(tmp_path / "stem.npz"), run=str(tmp_path / "run"), views=2, rendered=4,
+        data=str(data),
+        stem_weights=str(tmp_path / "stem.npz"), run=str(tmp_path / "run"), views=2, rendered=4,
         mosaics=3, steps=4, plain_steps=2, batch=10, warmup=1, amp=False, save_every=1, eval_every=2,
         image_layers=1, text_layers=1, lr=1e-4,
     )  # fmt: skip

@@ -194,9 +194,19 @@ def _extend(
             for precision in added:
                 writer.remove_precision(precision)
             _add_precisions(writer, added, yardstick, report, start=0.3)
+        if not (out.exists() and out.resolve() == bundle.path):
+            _replace_links(writer.folder)
         writer.set_default(bundle.default_precision)
         report("finishing", 1.0)
         return writer.finish()
+
+
+def _replace_links(folder: Path) -> None:
+    """Make every file one of its own: ``onnx`` refuses weights that have a second name elsewhere."""
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink > 1]:
+        copy = path.with_name(f"{path.name}.copy")
+        shutil.copy2(path, copy)
+        copy.replace(path)
 
 
 def _yardstick_of(bundle: Bundle, allow_failed: bool, report: Progress) -> _Yardstick:

@@ -22,7 +22,6 @@ __all__ = [
     "Colour",
     "Dice",
     "Field",
-    "T",
     "canopy",
     "ground",
     "hillshade",

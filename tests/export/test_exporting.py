@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -285,7 +286,12 @@ def test_the_source_bundle_stays_as_it_was(tmp_path, plain_bundle) -> None:
     before = snapshot(plain_bundle)
     export_bundle(plain_bundle, tmp_path / "copy", precisions=("int8-cpu",), allow_failed=True)
     assert snapshot(plain_bundle) == before
-    assert "int8-cpu" in Bundle.open(tmp_path / "copy").precisions
+    copy = Bundle.open(tmp_path / "copy")
+    assert "int8-cpu" in copy.precisions
+    # onnx refuses weights with a second name, and whoever edits one bundle must not edit the other.
+    for file in copy.files:
+        assert (copy.path / file).stat().st_nlink == 1
+    onnx.checker.check_model(str(copy.graph_path("image", "fp32")))
 
 
 WITHOUT_TORCH = """

@@ -70,7 +70,7 @@ def test_an_image_that_fails_leaves_a_row_of_nan_and_status_1(
     assert rows.shape == (6, 16)
     assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, True, False, False]
     assert np.isfinite(rows[[0, 2, 4, 5]]).all()
-    assert f"failed: {absent}: " in result.stderr
+    assert f"failed: {absent} does not exist" in result.stderr
     assert "b.png" in result.stderr
     assert "2 input(s) failed" in result.stderr
     assert json.loads(result.stdout)["failed"] == 2

@@ -139,7 +139,8 @@ def compare_model(name: str, folder: Path, arguments: argparse.Namespace) -> Non
 
     rows = []
     for what, items, runs in contests(eager, models, paths, batch=arguments.batch):
-        seconds = interleaved_seconds(runs, rounds=arguments.rounds)
+        repeats, settle_s = (10, 0.05) if items == 1 else (1, 0.0)
+        seconds = interleaved_seconds(runs, rounds=arguments.rounds, repeats=repeats, settle_s=settle_s)
         times = [BenchRow.of(what, contender, values, batch=items) for contender, values in seconds.items()]
         rows += [{**asdict(row), "ratio": times[0].p50_ms / row.p50_ms} for row in times]
     for row in rows:

@@ -199,7 +199,12 @@ def records_from_file(path: Path) -> list[dict[str, Any]]:
 
 
 def interleaved_seconds(
-    contenders: Mapping[str, Callable[[int], object]], *, rounds: int, warm_up: int = 1
+    contenders: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    repeats: int = 1,
+    settle_s: float = 0.0,
 ) -> dict[str, list[float]]:
     """Time contenders in turn, round by round, so that a slow minute of the machine hits all of them.
 
@@ -207,17 +212,24 @@ def interleaved_seconds(
         contenders: By name; each is called with the number of the round, negative while warming up.
         rounds: Timed rounds.
         warm_up: Rounds before them that are not counted.
+        repeats: Timed calls in a row of one contender in a round.
+        settle_s: Before its timed calls a contender waits this long [s] and runs once untimed. Short calls
+            need it: the threads of the contender before still spin for some milliseconds on the same cores.
 
     Returns:
-        One time per round and contender [s].
+        ``rounds * repeats`` times of each contender [s].
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-warm_up, rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
-            run(number)
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
+            if settle_s:
+                time.sleep(settle_s)
+                run(number)
+            for _ in range(repeats):
+                start = time.perf_counter()
+                run(number)
+                if number >= 0:
+                    seconds[name].append(time.perf_counter() - start)
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -325,7 +326,8 @@ def test_precisions_are_added_to_a_bundle_without_torch(tmp_path, plain_bundle) 
 def test_a_bundle_without_fp32_graphs_cannot_be_a_source(tmp_path, tiny_bundle) -> None:
     from lrsclip_rt.bundle_writer import BundleWriter
 
-    with BundleWriter.extending(Bundle.open(tiny_bundle), tmp_path / "small") as writer:
+    shutil.copytree(tiny_bundle, tmp_path / "small")
+    with BundleWriter.extending(Bundle.open(tmp_path / "small")) as writer:
         writer.remove_precision("fp32")
         writer.set_default("fp16")
         writer.finish()

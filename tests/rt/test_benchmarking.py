@@ -75,6 +75,14 @@ def test_contenders_take_turns_and_warm_up_rounds_are_not_counted():
     assert [len(seconds[name]) for name in ("a", "b")] == [2, 2]
 
 
+def test_a_contender_that_settles_runs_once_untimed_before_its_repeats():
+    order = []
+    runs = {name: (lambda number, name=name: order.append(name)) for name in ("a", "b")}
+    seconds = interleaved_seconds(runs, rounds=1, warm_up=0, repeats=2, settle_s=0.001)
+    assert order == ["a", "a", "a", "b", "b", "b"]
+    assert [len(seconds[name]) for name in ("a", "b")] == [2, 2]
+
+
 def test_a_device_is_named_by_letters_digits_and_dashes():
     slug = device_slug(CpuInfo("AMD EPYC(TM) 9B14 @ 2.6/GHz", "x86_64", 4, ()))
     assert slug == "amd-epyc-9b14-2-6-ghz-4-cpus"

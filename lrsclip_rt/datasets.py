@@ -41,12 +41,14 @@ class CaptionedImage:
         short: Its short captions, none empty.
         long: Its long caption, if it has one.
         split: The part of the data it belongs to, "" if the line names none.
+        category: Its class, "" if the line names none.
     """
 
     image: str
     short: tuple[str, ...]
     long: str | None = None
     split: str = ""
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +182,24 @@ def _captioned_image(record: Mapping[str, Any], *, where: str) -> CaptionedImage
     short = record.get("short", [])
     long = record.get("long")
     split = record.get("split", "")
+    category = record.get("class", "")
     if not isinstance(short, list) or not all(isinstance(text, str) and text.strip() for text in short):
         raise InputError(f"{where}: short is {_shown(short)}, expected a list of captions, none empty")
     if long is not None and not isinstance(long, str):
         raise InputError(f"{where}: long is {_shown(long)}, expected one caption or null")
     if not isinstance(split, str):
         raise InputError(f"{where}: split is {_shown(split)}, expected a name")
+    if not isinstance(category, str):
+        raise InputError(f"{where}: class is {_shown(category)}, expected a name")
     long = long if long and long.strip() else None
     if not short and long is None:
         raise InputError(f"{where}: no caption, expected short (a list), long or both")
     return CaptionedImage(
-        image=_inner_path(record.get("image"), where=where), short=tuple(short), long=long, split=split
+        image=_inner_path(record.get("image"), where=where),
+        short=tuple(short),
+        long=long,
+        split=split,
+        category=category,
     )
 
 

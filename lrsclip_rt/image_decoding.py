@@ -30,6 +30,7 @@ __all__ = [
     "image_from_stream",
     "one_line",
     "orientation",
+    "recognised_format",
     "shown_name",
 ]
 
@@ -102,7 +103,7 @@ def image_from_stream(stream: IO[bytes], name: str) -> Image.Image | DeepImage:
     Raises:
         ImageError: If it is empty, of no known format, too large, damaged or cut short.
     """
-    kind = _recognised(stream.read(32), name)
+    kind = recognised_format(stream.read(32), name)
     try:
         image = kind.open(stream)
         check_pixels(image.height, image.width, name)
@@ -164,7 +165,12 @@ def shown_name(path: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 
 
-def _recognised(head: bytes, name: str) -> _Format:
+def recognised_format(head: bytes, name: str) -> _Format:
+    """The format that the first bytes of a file belong to.
+
+    Raises:
+        ImageError: If it is none of ours.
+    """
     for kind in _FORMATS:
         if kind.signature.match(head):
             return kind

@@ -20,7 +20,15 @@ from lrsclip_rt.resampling import resized_window
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "PixelSpec", "pixels_from_array", "pixels_from_image", "resized_size"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "PixelSpec",
+    "cropped_from_image",
+    "pixels_from_array",
+    "pixels_from_image",
+    "resized_size",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -85,7 +93,7 @@ def pixels_from_image(image: Image.Image, spec: PixelSpec) -> NDArray[np.float32
     _check_size(height, width)
     if _is_long(height, width):
         return pixels_from_array(np.asarray(image), spec)
-    return _normalised(_cropped(image, spec.size), spec)
+    return _normalised(cropped_from_image(image, spec.size), spec)
 
 
 def pixels_from_array(array: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
@@ -104,7 +112,7 @@ def pixels_from_array(array: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.f
     if not _is_long(height, width):
         from PIL import Image
 
-        return _normalised(_cropped(Image.fromarray(np.ascontiguousarray(array)), spec.size), spec)
+        return _normalised(cropped_from_image(Image.fromarray(np.ascontiguousarray(array)), spec.size), spec)
     new_height, new_width = resized_size(height, width, spec.size)
     row_off, col_off = _crop_offset(new_height, spec.size), _crop_offset(new_width, spec.size)
     window = resized_window(
@@ -127,8 +135,8 @@ def _crop_offset(length: int, size: int) -> int:
     return round((length - size) / 2.0)
 
 
-def _cropped(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize and crop to ``(S, S, 3) uint8`` with Pillow."""
+def cropped_from_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The first half of the preprocessing: an RGB image resized and cropped to ``(size, size, 3) uint8``."""
     from PIL import Image
 
     height, width = resized_size(image.height, image.width, size)

@@ -92,12 +92,12 @@ def header_from_image(path: Path) -> ImageHeader:
     Raises:
         ImageError: If it cannot be read or is too large.
     """
-    from lrsclip_rt.image_decoding import _recognised, check_pixels, one_line, orientation
+    from lrsclip_rt.image_decoding import check_pixels, one_line, orientation, recognised_format
     from lrsclip_rt.raster_time import datetime_from_name, datetime_from_tiff_tag
 
     try:
         with path.open("rb") as stream:
-            image = _recognised(stream.read(32), str(path)).open(stream)
+            image = recognised_format(stream.read(32), str(path)).open(stream)
             check_pixels(image.height, image.width, str(path))
             turned = orientation(image) >= 5
             taken = str(image.getexif().get_ifd(_EXIF_IFD).get(_DATETIME_ORIGINAL, ""))

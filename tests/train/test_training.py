@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lrsclip_rt.datasets import pair_set_from_folder
 from lrsclip_rt.errors import InputError
 from lrsclip_train.augment import augment
 from lrsclip_train.batches import Batcher
@@ -21,7 +22,7 @@ from lrsclip_train.losses import multi_positive_loss
 from lrsclip_train.mosaics import make_mosaic
 from lrsclip_train.prepare import prepare
 from lrsclip_train.release import save_release
-from lrsclip_train.samples import plain_view, read_pairs, real_views
+from lrsclip_train.samples import plain_view, real_views
 from lrsclip_train.stem import MobileNetV2Stem, load_mobilenetv2
 
 
@@ -235,23 +236,15 @@ def test_every_sample_is_drawn_once_an_epoch_and_texts_stay_with_their_images(ti
     assert int(batch.long.tokens.max(dim=1).values.min()) == 49407
 
 
-def test_read_pairs_names_the_line_that_is_broken(tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text(
-        '{"image": "a.jpg", "split": "train", "short": ["x"]}\n{"image": 3}\n'
-    )
-    with pytest.raises(InputError, match="line 2"):
-        read_pairs(tmp_path, "train")
-
-
 def test_a_cache_reads_back_what_the_front_computed(tmp_path: Path, tiny_run: TrainConfig) -> None:
     stem = MobileNetV2Stem()
     front = stem_front(stem, size=64)
-    pairs = read_pairs(Path(tiny_run.data), "val")
+    pairs = pair_set_from_folder(tiny_run.data, split="val")
     cache = build_cache(
         tmp_path / "cache", real_views(pairs, views=1, size=64, seed=0), front, size=64, batch=3
     )
-    assert [sample.key for sample in cache.samples] == [pair.key for pair in pairs]
-    with Image.open(pairs[-1].path) as opened:
+    assert [sample.key for sample in cache.samples] == [pair.image for pair in pairs.items]
+    with Image.open(pairs.image_path(pairs.items[-1])) as opened:
         pixels = (
             np.asarray(plain_view(opened.convert("RGB"), 64), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
         )

@@ -35,7 +35,7 @@ class Sample:
 
     Attributes:
         key: Unique name.
-        source: ``aid``, ``tile``, ``scene`` or ``mosaic``.
+        source: ``real``, ``tile`` or ``mosaic``.
         category: Class name, or empty.
         shorts: Distinct short captions.
         long: Long text, or empty.

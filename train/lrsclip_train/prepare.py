@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lrsclip_rt.datasets import pair_set_from_folder
 from lrsclip_train.config import TrainConfig
 from lrsclip_train.features import FeatureCache, build_cache, stem_front
 from lrsclip_train.model import MINI
-from lrsclip_train.samples import mosaic_views, read_pairs, real_views, rendered_views
+from lrsclip_train.samples import mosaic_views, real_views, rendered_views
 from lrsclip_train.stem import MobileNetV2Stem, load_mobilenetv2
 
 __all__ = ["prepare"]
@@ -27,7 +28,7 @@ def prepare(
     from lrsclip_rt.rendering import TRAIN_SEEDS
 
     size = MINI.image_size
-    train, val = (read_pairs(Path(config.data), split) for split in ("train", "val"))
+    train, val = (pair_set_from_folder(config.data, split=split) for split in ("train", "val"))
     seeds = list(itertools.islice(TRAIN_SEEDS, config.rendered))
     recipes = {
         "real": real_views(train, views=config.views, size=size, seed=config.seed),

@@ -14,6 +14,8 @@
     |   `-- ArchiveCorruptError                      a file of the archive does not match its record
     |-- BackendError            (RuntimeError)       a backend or precision that cannot run here
     |-- ParityError             (RuntimeError)       a precision that fell below its gate
+    |-- WorkerError             (RuntimeError)       a worker process that died
+    |-- TrainingError           (RuntimeError)       a training run that cannot go on
     |-- DependencyError         (ImportError)        an optional library that is not installed
     |-- DownloadError           (OSError)            a checkpoint that could not be fetched
     `-- OutputExistsError       (FileExistsError)    an output that would be overwritten
@@ -39,6 +41,8 @@ __all__ = [
     "OutputExistsError",
     "ParityError",
     "RasterError",
+    "TrainingError",
+    "WorkerError",
 ]
 
 
@@ -88,6 +92,14 @@ class BackendError(LrsclipError, RuntimeError):
 
 class ParityError(LrsclipError, RuntimeError):
     """A precision that fell below its gate."""
+
+
+class WorkerError(LrsclipError, RuntimeError):
+    """A worker process that died."""
+
+
+class TrainingError(LrsclipError, RuntimeError):
+    """A training run that cannot go on; its last checkpoint stays."""
 
 
 class DependencyError(LrsclipError, ImportError):

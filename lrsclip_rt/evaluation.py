@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.errors import InputError
+from lrsclip_rt.intervals import Interval, interval_from_samples, resample_counts
 
 __all__ = [
-    "Interval",
     "Recalls",
     "RetrievalMetrics",
     "RetrievalRanks",
@@ -52,7 +52,7 @@ class RetrievalMetrics:
         t2i: Captions that find their image [%].
         i2t: Images that find a caption of theirs [%].
         images: Images that were searched.
-        captions: Caption entries that were searched.
+        captions: Caption entries that asked.
     """
 
     t2i: Recalls
@@ -82,8 +82,8 @@ class RetrievalRanks:
     Attributes:
         t2i: (E,) int64, other images that score at least as high, per caption entry.
         i2t: (N,) int64, entries of other images that score at least as high, per image; -1 for an image
-            without captions, which is a rival but not a query.
-        entry_image: (E,) int64, the image of each caption entry.
+            that is a rival but not a query, such as one without captions.
+        entry_image: (E,) int64, the image of each caption entry that is a query.
     """
 
     t2i: NDArray[np.int64]
@@ -97,15 +97,23 @@ class RetrievalRanks:
             t2i=_recalls(self.t2i), i2t=_recalls(asked), images=len(self.i2t), captions=len(self.t2i)
         )
 
+    def asked_only(self, images: NDArray[np.bool_]) -> RetrievalRanks:
+        """The same search with fewer queries: these images and their captions. The rivals stay.
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A bootstrap interval of mR over images [%]: mean, standard deviation, central 95 %."""
+        Args:
+            images: (N,) bool, the images that still ask.
 
-    mean: float
-    std: float
-    low: float
-    high: float
+        Raises:
+            InputError: If the length differs, or no query is left.
+        """
+        if images.shape != self.i2t.shape:
+            raise InputError(f"the choice {images.shape} must name each of the {len(self.i2t)} images")
+        kept = images[self.entry_image]
+        if not kept.any():
+            raise InputError(f"none of the {len(self.i2t)} images asks; choose at least one with captions")
+        return RetrievalRanks(
+            t2i=self.t2i[kept], i2t=np.where(images, self.i2t, -1), entry_image=self.entry_image[kept]
+        )
 
 
 def retrieval_metrics(
@@ -159,33 +167,33 @@ def retrieval_ranks(
 
 
 def bootstrap_interval(ranks: RetrievalRanks, *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Resample the images (with their captions) as queries; the candidates stay.
+    """Resample the images that ask, each with its captions; the candidates stay.
 
     Args:
         ranks: What :func:`retrieval_ranks` counted.
         resamples: Number of bootstrap samples.
         seed: Seed of the sampling; the same seed gives the same interval.
 
+    Returns:
+        The distribution of mR [%].
+
     Raises:
         InputError: If there is nothing to resample.
     """
     number = len(ranks.i2t)
-    if number == 0 or resamples < 1:
-        raise InputError(f"a bootstrap needs images and resamples, got {number} and {resamples}")
     hits = np.zeros((number, 6))
-    asked = np.zeros((number, 6))
     for column, cut in enumerate(CUTS):
         np.add.at(hits[:, column], ranks.entry_image, ranks.t2i < cut)
         hits[:, column + 3] = (ranks.i2t >= 0) & (ranks.i2t < cut)
-    asked[:, :3] = np.bincount(ranks.entry_image, minlength=number)[:, None]
-    asked[:, 3:] = (ranks.i2t >= 0)[:, None]
+    queries = np.zeros((number, 6))
+    queries[:, :3] = np.bincount(ranks.entry_image, minlength=number)[:, None]
+    queries[:, 3:] = (ranks.i2t >= 0)[:, None]
 
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(number, np.full(number, 1 / number), size=resamples).astype(np.float64)
-    queries = np.maximum(draws @ asked, 1)
-    means = (100 * (draws @ hits) / queries).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(means.mean()), float(means.std()), float(low), float(high))
+    asking = queries.any(axis=1)
+    hits, queries = hits[asking], queries[asking]
+    draws = resample_counts(len(hits), resamples=resamples, seed=seed)
+    samples = [100 * (block @ hits) / np.maximum(block @ queries, 1) for block in draws]
+    return interval_from_samples(np.concatenate(samples).mean(axis=1))
 
 
 def _checked(

@@ -14,7 +14,7 @@ from PIL import Image
 from lrsclip_rt.accuracy import classification_metrics
 from lrsclip_rt.cli import main
 from lrsclip_rt.cli.eval import command
-from lrsclip_rt.evaluation import retrieval_metrics
+from lrsclip_rt.evaluation import retrieval_metrics, retrieval_ranks
 
 SHORT = [
     ["many planes in an airport", "planes near a terminal"],
@@ -76,6 +76,10 @@ def run(*arguments, status=0):
     return result
 
 
+def without_interval(scores):
+    return {key: value for key, value in scores.items() if key != "mR_ci95"}
+
+
 def embedded_texts(handmade, texts):
     from lrsclip_rt.tokenizer import Tokenizer
 
@@ -96,12 +100,15 @@ def test_retrieval_scores_the_embeddings_of_the_model(pairs, made_bundle, handma
     texts = [text for short in SHORT for text in short]
     expected = retrieval_metrics(images, embedded_texts(handmade, texts), np.array(owner), texts)
     assert expected.captions == 7  # the caption that an image repeats is one entry
-    assert record["short"] == expected.as_dict()
+    assert without_interval(record["short"]) == {**expected.as_dict(), "queries": 7, "cut": 0}
     long_texts = [text for text in LONG if text]
     long = retrieval_metrics(images, embedded_texts(handmade, long_texts), np.array([0, 2]), long_texts)
-    assert record["long"] == long.as_dict()
+    assert without_interval(record["long"]) == {**long.as_dict(), "queries": 2, "cut": 0}
     assert record["mR"] == record["short"]["mR"]
-    assert record["mR_ci95"][0] <= record["mR"] <= record["mR_ci95"][1]
+    assert record["mR_ci95"] == record["short"]["mR_ci95"]
+    for part in (record, record["short"], record["long"]):
+        assert part["mR_ci95"][0] <= (part["mR"]) <= part["mR_ci95"][1]
+    assert (record["min_captions"], record["tokens"], record["queried_images"]) == (None, None, 5)
     assert (record["images"], record["failed"], record["precision"]) == (5, 0, "fp32")
 
 
@@ -145,7 +152,66 @@ def test_a_pair_without_its_image_is_neither_query_nor_candidate(pairs, made_bun
     texts = [text for short in SHORT[1:] for text in short]
     images = embedded_colours(handmade, COLOURS[1:])
     expected = retrieval_metrics(images, embedded_texts(handmade, texts), np.array(owner), texts)
-    assert record["short"] == expected.as_dict()
+    assert without_interval(record["short"]) == {**expected.as_dict(), "queries": 5, "cut": 0}
+
+
+def test_images_of_few_captions_stay_in_the_gallery_and_do_not_ask(pairs, made_bundle, handmade, cache_home):
+    record = json.loads(run("retrieval", pairs, "-b", made_bundle, "--min-captions", 2).stdout)
+    images = embedded_colours(handmade, COLOURS)
+    owner = np.array([index for index, short in enumerate(SHORT) for _ in short])
+    texts = [text for short in SHORT for text in short]
+    asking = np.array([len(set(short)) >= 2 for short in SHORT])  # a repeated caption counts once
+    ranks = retrieval_ranks(images, embedded_texts(handmade, texts), owner, texts).asked_only(asking)
+    assert without_interval(record["short"]) == {**ranks.metrics().as_dict(), "queries": 4, "cut": 0}
+    assert record["long"]["queries"] == 2
+    assert (record["min_captions"], record["queried_images"], record["images"]) == (2, 2, 5)
+
+
+def test_more_captions_than_any_image_has_leave_no_query(pairs, made_bundle, cache_home):
+    result = CliRunner().invoke(
+        command, ["retrieval", str(pairs), "-b", str(made_bundle), "--min-captions", "3"]
+    )
+    assert result.exit_code == 1
+    assert "--min-captions 3 leaves no query" in str(result.exception)
+    assert "has more than 2 distinct" in str(result.exception)
+
+
+def test_texts_are_cut_at_the_tokens_asked_for(pairs, made_bundle, handmade, cache_home):
+    from lrsclip_rt.tokenizer import Tokenizer
+
+    result = run("retrieval", pairs, "-b", made_bundle, "--tokens", 4)
+    record = json.loads(result.stdout)
+    batch = Tokenizer(handmade.REAL_VOCABULARY).encode_batch(texts := [t for short in SHORT for t in short])
+    cut = np.zeros_like(batch.tokens)
+    cut[:, :3] = batch.tokens[:, :3]
+    cut[:, 3] = 49407
+    assert (batch.eot >= 3).all()
+    assert int((batch.eot == 3).sum()) == 1  # "green farmland" fits
+    rows = handmade.texts_by_numpy(cut, np.full(len(texts), 3), handmade.Weights.seeded(0))
+    owner = np.array([index for index, short in enumerate(SHORT) for _ in short])
+    words = [" ".join(text.split()[:2]) for text in texts]  # "a harbour" occurs twice, "boats at" once
+    expected = retrieval_metrics(embedded_colours(handmade, COLOURS), rows, owner, words)
+    assert without_interval(record["short"]) == {**expected.as_dict(), "queries": 7, "cut": 5}
+    assert record["tokens"] == 4
+    assert "5 of 6 short captions were cut at 4 tokens" in result.stderr
+
+
+def test_captions_that_agree_up_to_the_cut_are_one_text(tmp_path, made_bundle, cache_home):
+    lines = []
+    for index, short in enumerate((["a pier with boats", "a pier at night"], ["a pier with cranes"])):
+        write_image(tmp_path / f"{index}.png", (40 + 150 * index, 90, 200 - 150 * index))
+        lines.append(json.dumps({"image": f"{index}.png", "short": short}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    record = json.loads(run("retrieval", tmp_path, "-b", made_bundle, "--tokens", 4).stdout)
+    assert record["short"]["queries"] == 2  # one of each image, the same words
+    assert record["short"]["i2t"]["r1"] == 0  # they tie, and a tie counts against the model
+    whole = json.loads(run("retrieval", tmp_path, "-b", made_bundle).stdout)
+    assert whole["short"]["queries"] == 3
+
+
+def test_more_tokens_than_the_model_reads_are_refused(pairs, made_bundle, cache_home):
+    result = CliRunner().invoke(command, ["retrieval", str(pairs), "-b", str(made_bundle), "--tokens", "249"])
+    assert "--tokens 249 exceeds the model's context of 248" in str(result.exception)
 
 
 def test_classification_uses_the_templates_of_the_data_set_and_says_so(
@@ -157,6 +223,33 @@ def test_classification_uses_the_templates_of_the_data_set_and_says_so(
     expected = expected_accuracy(handmade, record["templates"])
     assert record["top1"] == pytest.approx(expected.top1)
     assert record["per_class"] == pytest.approx(expected.per_class)
+    assert record["top1_ci95"][0] <= record["top1"] <= record["top1_ci95"][1]
+    assert record["top1_ci95"][0] < record["top1_ci95"][1]
+
+
+def test_the_confusion_matrix_is_written_and_never_over_a_file(labelled, made_bundle, tmp_path, cache_home):
+    path = tmp_path / "new" / "confusion.png"
+    result = run("classify", labelled, "-b", made_bundle, "--plot", path)
+    assert f"confusion matrix: {path}" in result.stderr
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+    again = CliRunner().invoke(
+        command, ["classify", str(labelled), "-b", str(made_bundle), "--plot", str(path)]
+    )
+    assert "pass --overwrite" in str(again.exception)
+    run("classify", labelled, "-b", made_bundle, "--plot", path, "--overwrite")
+
+
+def test_a_terminal_sees_each_class_with_what_it_was_taken_for(
+    labelled, made_bundle, cache_home, monkeypatch
+):
+    monkeypatch.setattr("lrsclip_rt.cli.output.wants_json", lambda as_json: as_json)
+    monkeypatch.setattr("lrsclip_rt.cli.eval_classify.wants_json", lambda as_json: as_json)
+    shown = run("classify", labelled, "-b", made_bundle).stdout
+    assert "top-1" in shown
+    assert "taken for" in shown
+    assert all(name in shown for name in ("forest", "sea", "town"))
 
 
 def test_without_templates_of_its_own_the_bundle_s_are_used(labelled, made_bundle, handmade, cache_home):
@@ -213,7 +306,7 @@ def test_a_data_set_of_which_no_image_can_be_read_is_an_error(pairs, made_bundle
 
 def test_a_terminal_gets_a_table(pairs, made_bundle, cache_home, monkeypatch):
     monkeypatch.setattr("lrsclip_rt.cli.output.wants_json", lambda as_json: as_json)
-    monkeypatch.setattr("lrsclip_rt.cli.eval.wants_json", lambda as_json: as_json)
+    monkeypatch.setattr("lrsclip_rt.cli.eval_retrieval.wants_json", lambda as_json: as_json)
     shown = run("retrieval", pairs, "-b", made_bundle).stdout
     assert "short mR" in shown
     assert "text -> image" in shown

@@ -171,6 +171,32 @@ def test_recalls_count_ranks_below_the_cut():
     assert metrics.mean_recall == pytest.approx((100 / 6 + 50 + 500 / 6 + 400 / 3) / 6)
 
 
+def test_fewer_queries_search_the_same_gallery():
+    generator = np.random.default_rng(4)
+    images, captions = unit_rows(generator, 12, 4), unit_rows(generator, 30, 4)
+    owner = np.concatenate([np.arange(12), generator.integers(0, 12, 18)])
+    texts = [f"text {row}" for row in range(30)]
+    ranks = retrieval_ranks(images, captions, owner, texts)
+    slow_t2i, slow_i2t = slow_ranks(images.tolist(), captions.tolist(), owner.tolist(), texts)
+    asking = np.arange(12) % 3 == 0
+    fewer = ranks.asked_only(asking)
+    assert fewer.t2i.tolist() == [rank for rank, image in zip(slow_t2i, owner, strict=True) if image % 3 == 0]
+    assert fewer.i2t.tolist() == [rank if image % 3 == 0 else -1 for image, rank in enumerate(slow_i2t)]
+    metrics = fewer.metrics()
+    assert (metrics.images, metrics.captions) == (12, len(fewer.t2i))
+    assert ranks.asked_only(np.ones(12, bool)).metrics() == ranks.metrics()
+    kept = bootstrap_interval(fewer, resamples=40)
+    assert kept.low <= metrics.mean_recall <= kept.high
+
+
+def test_a_choice_of_queries_that_does_not_fit_is_named():
+    ranks = retrieval_ranks(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:2], np.array([0, 1]))
+    with pytest.raises(InputError, match="each of the 3 images"):
+        ranks.asked_only(np.ones(2, bool))
+    with pytest.raises(InputError, match="none of the 3 images asks"):
+        ranks.asked_only(np.array([False, False, True]))
+
+
 def test_the_dictionary_has_the_keys_of_the_command_line():
     rows = np.eye(2, dtype=np.float32)
     record = retrieval_metrics(rows, rows, np.arange(2)).as_dict()
@@ -224,9 +250,9 @@ def test_the_bootstrap_equals_a_plain_loop_over_resampled_images():
     images, captions = unit_rows(generator, 15, 4), unit_rows(generator, 39, 4)
     owner = np.concatenate([np.arange(14), generator.integers(0, 14, 25)])  # the last image has no caption
     ranks = retrieval_ranks(images, captions, owner)
-    draws = np.random.default_rng(9).multinomial(15, np.full(15, 1 / 15), size=50)
+    draws = np.random.default_rng(9).multinomial(14, np.full(14, 1 / 14), size=50)
     values = []
-    for draw in draws:
+    for draw in np.pad(draws, ((0, 0), (0, 1))):  # it asks nothing, so it is not drawn
         t2i = np.repeat(ranks.t2i, draw[ranks.entry_image])
         i2t = np.repeat(ranks.i2t, draw)
         parts = (t2i, i2t[i2t >= 0])

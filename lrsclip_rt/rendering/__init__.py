@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .descriptions import PHRASES, contradict, describe_long, describe_short
+from .descriptions import PHRASES, Contradiction, contradict, contradiction, describe_long, describe_short
 from .scene import CLASSES, DEMO_SEEDS, TEST_SEEDS, TRAIN_SEEDS, render_scene, render_tile
 from .truth import Fact, RenderedScene, Slot, TruthObject
 
 __all__ = [
     "CLASSES", "DEMO_SEEDS", "PHRASES", "TEST_SEEDS", "TRAIN_SEEDS",
-    "Fact", "RenderedScene", "Slot", "TruthObject",
-    "contradict", "describe_long", "describe_short", "render_scene", "render_tile",
+    "Contradiction", "Fact", "RenderedScene", "Slot", "TruthObject",
+    "contradict", "contradiction", "describe_long", "describe_short", "render_scene", "render_tile",
 ]  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+
+from lrsclip_rt.errors import InputError
 
 from .captions import NOUNS, captions_of
 from .outlines import area_of
@@ -18,8 +21,10 @@ __all__ = [
     "LONG_TOKENS",
     "PHRASES",
     "PLACES",
+    "Contradiction",
     "clip_token_count",
     "contradict",
+    "contradiction",
     "describe_long",
     "describe_short",
     "facts_of",
@@ -241,18 +246,57 @@ def describe_long(scene: RenderedScene) -> str:
     return _joined([fact.sentence() for fact in facts_of(scene)])
 
 
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A long description with exactly one detail made wrong.
+
+    Attributes:
+        text: The description with the wrong detail in it.
+        kind: What was changed: ``colour``, ``count``, ``position``, ``object``, ``size`` ...
+        right: The detail as the truth has it.
+        wrong: The same place in ``text``.
+    """
+
+    text: str
+    kind: str
+    right: str
+    wrong: str
+
+
 def contradict(scene: RenderedScene) -> str:
     """The long description with exactly one detail made wrong: a count, colour, place or object."""
+    return contradiction(scene).text
+
+
+def contradiction(scene: RenderedScene, index: int = 0) -> Contradiction:
+    """One of a scene's contradictions; the kinds of details take turns.
+
+    Args:
+        scene: The scene that is described.
+        index: Which one; different indices give different texts, in an order that the seed decides.
+
+    Raises:
+        InputError: If the scene has fewer contradictions.
+    """
     facts = facts_of(scene)
-    choices = [
+    left = [
         (i, j, k) for i, f in enumerate(facts) for j, s in enumerate(f.slots) for k in range(len(s.wrong))
     ]
-    # One kind of detail first, so that long lists of wrong colours do not crowd out the rest.
-    dice = Dice(scene.seed, len(choices), 78)
-    kinds = sorted({facts[i].slots[j].kind for i, j, _ in choices})
-    kind = dice.pick(kinds)
-    at, slot, wrong = dice.pick([c for c in choices if facts[c[0]].slots[c[1]].kind == kind])
-    return _joined([f.sentence(slot, wrong) if i == at else f.sentence() for i, f in enumerate(facts)])
+    if not 0 <= index < len(left):
+        raise InputError(f"contradiction {index} of a scene that has {len(left)}; count from 0")
+    dice = Dice(scene.seed, len(left), 78)
+    waiting: list[str] = []
+    for _ in range(index + 1):
+        # One kind of detail first, so that long lists of wrong colours do not crowd out the rest.
+        kinds = sorted({facts[i].slots[j].kind for i, j, _ in left})
+        waiting = [kind for kind in waiting if kind in kinds] or kinds
+        kind = dice.pick(waiting)
+        at, slot, wrong = chosen = dice.pick([c for c in left if facts[c[0]].slots[c[1]].kind == kind])
+        waiting.remove(kind)
+        left.remove(chosen)
+    text = _joined([f.sentence(slot, wrong) if i == at else f.sentence() for i, f in enumerate(facts)])
+    detail = facts[at].slots[slot]
+    return Contradiction(text, kind, right=detail.text, wrong=detail.wrong[wrong])
 
 
 def describe_short(scene: RenderedScene) -> str:

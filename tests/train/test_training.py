@@ -1,265 +1,331 @@
-"""The pieces of a training run and one tiny run from files to a released model."""
+"""The training loop: a resumed run is the same run, chunks change nothing, and the log says what happened."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import importlib.util
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from lrsclip_rt.datasets import pair_set_from_folder
-from lrsclip_rt.errors import InputError
-from lrsclip_train.augment import augment
-from lrsclip_train.batches import Batcher
-from lrsclip_train.config import TrainConfig, config_from_toml
-from lrsclip_train.features import SPLIT, build_cache, stem_front
+from lrsclip_rt.errors import CheckpointError, InputError
+from lrsclip_train.config import TrainConfig
+from lrsclip_train.kps import stretch_table
 from lrsclip_train.loop import train
-from lrsclip_train.losses import multi_positive_loss
-from lrsclip_train.mosaics import make_mosaic
 from lrsclip_train.prepare import prepare
-from lrsclip_train.release import save_release
-from lrsclip_train.samples import plain_view, real_views
-from lrsclip_train.stem import MobileNetV2Stem, load_mobilenetv2
 
 
-def _unit(rng: np.random.Generator, n: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32)), dim=1)
-
-
-def test_with_distinct_texts_the_loss_is_clips_symmetric_cross_entropy() -> None:
-    rng = np.random.default_rng(0)
-    image, text, scale = _unit(rng, 5), _unit(rng, 5), torch.tensor(10.0)
-    logits = scale * image @ text.T
-    own = torch.arange(5)
-    entropy = torch.nn.functional.cross_entropy
-    expected = (entropy(logits, own) + entropy(logits.T, own)) / 2
-    torch.testing.assert_close(
-        multi_positive_loss(image, text, scale, torch.eye(5, dtype=torch.bool)), expected
+def _makers() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "training_makers", Path(__file__).with_name("training_makers.py")
     )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_a_repeated_caption_is_no_negative_of_its_twin() -> None:
-    rng = np.random.default_rng(1)
-    image = _unit(rng, 4)
-    text = _unit(rng, 4)
-    text[1] = text[0]
-    positive = torch.eye(4, dtype=torch.bool)
-    shared = positive.clone()
-    shared[0, 1] = shared[1, 0] = True
-    for owns, falls in ((positive, False), (shared, True)):
-        probe = text.clone().requires_grad_(True)
-        multi_positive_loss(image, probe, torch.tensor(20.0), owns).backward()
-        assert probe.grad is not None
-        moved = torch.nn.functional.normalize(text - 1e-2 * probe.grad, dim=1)
-        closer = bool((moved[1] @ image[0]) > (text[1] @ image[0]))
-        assert closer == falls
+make = _makers()
 
 
-def test_an_ignored_pair_leaves_both_softmaxes() -> None:
-    rng = np.random.default_rng(2)
-    image, text = _unit(rng, 3), _unit(rng, 3)
-    ignore = torch.zeros(3, 3, dtype=torch.bool)
-    ignore[0, 2] = True
-    logits = (5.0 * image @ text.T).double()
-    terms = []
-    for rows, left_out in ((logits, (0, 2)), (logits.T, (2, 0))):
-        for i in range(3):
-            kept = [j for j in range(3) if (i, j) != left_out]
-            terms.append(torch.logsumexp(rows[i, kept], 0) - rows[i, i])
-    expected = torch.stack(terms).sum().div(6).float()
-    own = torch.eye(3, dtype=torch.bool)
-    loss = multi_positive_loss(image, text, torch.tensor(5.0), own, ignore=ignore)
-    torch.testing.assert_close(loss, expected)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make.tiles_folder(tmp_path_factory.mktemp("tiles"))
 
 
-def test_a_mosaic_shows_and_tells_its_members_in_reading_order() -> None:
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9), (200, 200, 0), (0, 200, 200)]
-    images = [Image.new("RGB", (20, 20), colour) for colour in colours]
-    captions = [f"caption number {i} ." for i in range(6)]
-    mosaic = make_mosaic(images, captions, range(6), 2, 3, cell=10)
-    assert mosaic.pixels.shape == (20, 30, 3)
-    assert tuple(mosaic.pixels[15, 25]) == colours[5]
-    positions = [mosaic.text.index(f"number {i}") for i in range(6)]
-    assert positions == sorted(positions)
-    assert mosaic.text.endswith("In the lower right, caption number 5.")
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")
 
 
-def test_augmentation_keeps_the_size_and_repeats_for_a_seed() -> None:
-    image = Image.fromarray(
-        np.random.default_rng(3).integers(0, 255, (150, 120, 3), np.uint8).astype(np.uint8)
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums depend on the number of threads in their last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def scratch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A run of the small architecture from scratch, over cached features, stretched after two steps."""
+    root = tmp_path_factory.mktemp("scratch")
+    config = make.settings(
+        root / "cached",
+        folder,
+        "",
+        model_architecture="mini",
+        model_stem_weights=make.stem_file(root / "stem.npz"),
+        model_plain_steps=2,
+        model_image_layers=1,
+        model_text_layers=1,
+        model_patch_dropout=0.5,
+        data_cached_views=2,
+        data_cache=str(root / "cache"),
+        data_mosaics=2,
+        data_mosaic_share=0.25,
+        data_tiles=3,
+        data_tile_share=0.25,
+        data_hard_negatives=0.5,
+        data_word_drop=0.1,
     )
-    one, two, other = (augment(image, np.random.default_rng(s), size=64) for s in (4, 4, 5))
-    assert one.size == (64, 64)
-    assert np.array_equal(np.asarray(one), np.asarray(two))
-    assert not np.array_equal(np.asarray(one), np.asarray(other))
+    prepare(config)
+    return config
 
 
-def test_the_plain_view_is_the_runtimes_resize_and_crop() -> None:
-    from lrsclip_rt.pixels import PixelSpec, pixels_from_image
-
-    spec = PixelSpec(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    rng = np.random.default_rng(6)
-    for width, height in ((150, 150), (97, 64), (200, 333)):
-        image = Image.fromarray(rng.integers(0, 255, (height, width, 3)).astype(np.uint8))
-        seen = np.asarray(plain_view(image, 64)).transpose(2, 0, 1) / 255.0
-        np.testing.assert_allclose(pixels_from_image(image, spec), seen, atol=1e-6)
-
-
-def test_an_unknown_key_and_a_wrong_type_are_refused_by_name(tmp_path: Path) -> None:
-    config = tmp_path / "run.toml"
-    config.write_text('data = "d"\nstem_weights = "s"\nrun = "r"\nlearning_rate = 1.0\n')
-    with pytest.raises(InputError, match="unknown key 'learning_rate'"):
-        config_from_toml(config)
-    config.write_text('data = "d"\nstem_weights = "s"\nrun = "r"\nsteps = "many"\n')
-    with pytest.raises(InputError, match="steps must be int"):
-        config_from_toml(config)
-    config.write_text('data = "d"\n')
-    with pytest.raises(InputError, match="missing stem_weights, run"):
-        config_from_toml(config)
-
-
-def test_the_front_and_the_rest_of_the_stem_are_the_stem() -> None:
-    torch.manual_seed(0)
-    stem = MobileNetV2Stem()
-    pixels = torch.randn(2, 3, 64, 64)
-    front = torch.from_numpy(stem_front(stem, size=64)(pixels.numpy()))
-    with torch.no_grad():
-        torch.testing.assert_close(stem.late(front, SPLIT), stem(pixels))
-
-
-@pytest.fixture
-def tiny_run(tmp_path: Path) -> TrainConfig:
-    """A data set of rendered images as JPEG files, a random stem, and a config of a few steps."""
-    from lrsclip_rt.rendering import CLASSES, render_tile
-
-    data = tmp_path / "data"
-    (data / "images").mkdir(parents=True)
-    rows = []
-    for index in range(24):
-        scene = render_tile(CLASSES[index % len(CLASSES)], 500 + index, size=96)
-        name = f"images/{index}.jpg"
-        Image.fromarray(scene.pixels).save(data / name)
-        split = "train" if index < 16 else "val"
-        rows.append(
-            {
-                "image": name,
-                "split": split,
-                "class": scene.objects[0].name,
-                "short": [scene.short, scene.short],
-                "long": scene.long,
-            }
-        )
-    (data / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    torch.manual_seed(1)
-    np.savez(tmp_path / "stem.npz", **_torchvision_arrays(MobileNetV2Stem()))
-    return TrainConfig(
-        data=str(data),
-        stem_weights=str(tmp_path / "stem.npz"), run=str(tmp_path / "run"), views=2, rendered=4,
-        mosaics=3, steps=4, plain_steps=2, batch=10, warmup=1, amp=False, save_every=1, eval_every=2,
-        image_layers=1, text_layers=1, lr=1e-4,
-    )  # fmt: skip
-
-
-def _torchvision_arrays(stem: MobileNetV2Stem) -> dict[str, np.ndarray]:
-    from lrsclip_train.stem import _torchvision_names
-
-    arrays = {}
-    for module, prefix in _torchvision_names(stem):
-        arrays[f"{prefix}.weight"] = module.weight.detach().numpy().astype(np.float16)
-        assert module.bias is not None
-        arrays[f"{prefix}.bias"] = module.bias.detach().numpy().astype(np.float16)
-    return arrays
-
-
-def test_a_stem_comes_back_from_its_file_and_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    arrays = _torchvision_arrays(MobileNetV2Stem())
-    np.savez(tmp_path / "stem.npz", **arrays)
-    stem = MobileNetV2Stem()
-    load_mobilenetv2(stem, tmp_path / "stem.npz")
-    np.testing.assert_array_equal(
-        stem.last.weight.detach().numpy(), arrays["features.18.0.weight"].astype(np.float32)
-    )
-    del arrays["features.3.conv.2.bias"]
-    np.savez(tmp_path / "less.npz", **arrays)
-    from lrsclip_rt.errors import CheckpointError
-
-    with pytest.raises(CheckpointError, match=r"features\.3\.conv\.2\.bias"):
-        load_mobilenetv2(stem, tmp_path / "less.npz")
-
-
-def test_a_run_resumed_after_any_step_ends_in_the_same_weights(tiny_run: TrainConfig, tmp_path: Path) -> None:
-    caches = prepare(tiny_run)
-    whole = torch.load(train(tiny_run, caches), weights_only=True)["model"]
-    assert whole["positional_embedding_res"].shape[0] == 248
-    for stop in (1, 2, 3):
-        parts = dataclasses.replace(tiny_run, run=str(tmp_path / f"parts{stop}"))
-        Path(parts.run).mkdir()
-        seen = []
-
-        def interrupt(row: dict, stop: int = stop, seen: list = seen) -> None:
-            seen.append(row["step"])
-            if row["step"] == stop:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            train(parts, caches, report=interrupt)
-        resumed = torch.load(train(parts, caches, resume=True), weights_only=True)["model"]
-        assert seen[-1] == stop
-        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_the_released_weights_are_exactly_representable_in_float16(
-    tiny_run: TrainConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("precision", "ema", "stops"),
+    [
+        ("bf16", 0.9, (2,)),
+        pytest.param("bf16", 0.0, (1, 2, 3), marks=pytest.mark.slow),
+        pytest.param("fp32", 0.9, (1, 2, 3), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_from_scratch_resumed_after_any_step_ends_in_the_same_weights(
+    scratch: TrainConfig, tmp_path: Path, precision: str, ema: float, stops: tuple[int, ...]
 ) -> None:
-    from safetensors.torch import load_file
+    config = make.changed(scratch, precision=precision, optimizer_ema=ema)
+    sources, val = prepare(config)
 
-    released = load_file(save_release(train(tiny_run, prepare(tiny_run)), tmp_path / "model.safetensors"))
-    for name, value in released.items():
-        if value.is_floating_point():
-            assert torch.equal(value, value.half().float()), name
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        part = make.changed(config, run=str(tmp_path / name))
+        Path(part.run).mkdir(exist_ok=True)
+        content: dict[str, Any] = torch.load(train(part, sources, val, **options), weights_only=True)
+        return content
+
+    def until(stop: int) -> Any:
+        def report(row: dict[str, Any]) -> None:
+            if row["step"] == stop:
+                raise make.Stop
+
+        return report
+
+    whole = run("whole")
+    assert whole["model"]["positional_embedding_res"].shape[0] == 248
+    assert make.equal(whole["model"], whole["trained"]) == (ema == 0)
+    for stop in stops:
+        with pytest.raises(make.Stop):
+            run(f"stopped-{stop}", report=until(stop))
+        held = torch.load(tmp_path / f"stopped-{stop}" / "last.pt", weights_only=True)
+        assert (held["step"], held["stretched"]) == (stop, stop > 2)
+        resumed = run(f"stopped-{stop}", resume=True)
+        assert make.equal(whole["model"], resumed["model"])
+        assert make.equal(whole["trained"], resumed["trained"])
 
 
-def test_every_sample_is_drawn_once_an_epoch_and_texts_stay_with_their_images(tiny_run: TrainConfig) -> None:
-    real, rendered, mosaics, _ = prepare(tiny_run)
-    batcher = Batcher(tiny_run, real, rendered, mosaics)
-    drawn = batcher._epoch_order(16, 0, 8) + batcher._epoch_order(16, 1, 8)
-    assert sorted(drawn) == list(range(16))
-    batch = batcher.batch(0, context_length=77)
-    assert batch.features.shape[0] == tiny_run.batch
-    assert bool(batch.short.positive.diagonal().all())
-    assert batch.short.tokens.shape[1] <= 77
-    assert int(batch.long.tokens.max(dim=1).values.min()) == 49407
+@pytest.mark.parametrize(("precision", "ema"), [("fp32", 0.0), ("bf16", 0.9), ("fp16", 0.9)])
+def test_a_decoding_run_resumed_after_any_step_ends_in_the_same_weights(
+    folder: Path, init: str, tmp_path: Path, precision: str, ema: float
+) -> None:
+    options = {"precision": precision, "optimizer_ema": ema}
+    whole = make.run_of(make.settings(tmp_path / "whole", folder, init, **options))
+    for stop in (1, 2, 3):
+        parts = make.settings(tmp_path / f"{stop}", folder, init, **options)
+        make.stopped_after(parts, stop)
+        resumed = make.run_of(parts, resume=True)
+        assert make.equal(whole["model"], resumed["model"])
+        assert make.equal(whole["trained"], resumed["trained"])
+        assert [row["step"] for row in make.log_of(parts)] == [1, 2, 3, 4]
 
 
-def test_a_cache_reads_back_what_the_front_computed(tmp_path: Path, tiny_run: TrainConfig) -> None:
-    stem = MobileNetV2Stem()
-    front = stem_front(stem, size=64)
-    pairs = pair_set_from_folder(tiny_run.data, split="val")
-    cache = build_cache(
-        tmp_path / "cache", real_views(pairs, views=1, size=64, seed=0), front, size=64, batch=3
-    )
-    assert [sample.key for sample in cache.samples] == [pair.image for pair in pairs.items]
-    with Image.open(pairs.image_path(pairs.items[-1])) as opened:
-        pixels = (
-            np.asarray(plain_view(opened.convert("RGB"), 64), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+def test_workers_change_nothing(folder: Path, init: str, tmp_path: Path) -> None:
+    found = [
+        make.run_of(make.settings(tmp_path / f"{workers}", folder, init, data_workers=workers))["trained"]
+        for workers in (0, 2)
+    ]
+    assert make.equal(*found)
+
+
+def test_the_text_table_is_stretched_by_the_formula_at_its_step(scratch: TrainConfig, tmp_path: Path) -> None:
+    config = make.changed(scratch, run=str(tmp_path), optimizer_lr=0.0)
+    make.stopped_after(config, 2)
+    plain = torch.load(tmp_path / "last.pt", weights_only=True)["trained"]
+    assert plain["positional_embedding"].shape[0] == 77
+    assert "positional_embedding_res" not in plain
+    longer = make.run_of(config, resume=True)["trained"]
+    expected = stretch_table(plain["positional_embedding"])
+    assert torch.equal(longer["positional_embedding"], expected)
+    assert torch.equal(longer["positional_embedding_res"], expected)
+    others = set(plain) - {"positional_embedding"}
+    assert all(torch.equal(plain[name], longer[name]) for name in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("optimizer_lr", 5e-3, r"optimizer\.lr 0\.001, the config says 0\.005"),
+        ("loss_smoothing", 0.2, r"loss\.smoothing 0\.05, the config says 0\.2"),
+        ("batch", 4, "batch 8, the config says 4"),
+        ("seed", 9, "seed 0, the config says 9"),
+        ("precision", "bf16", "precision 'fp32', the config says 'bf16'"),
+        ("model_patch_dropout", 0.5, r"model\.patch_dropout 0\.0, the config says 0\.5"),
+    ],
+)
+def test_a_run_is_not_continued_with_other_settings(
+    folder: Path, init: str, tmp_path: Path, name: str, value: Any, told: str
+) -> None:
+    config = make.settings(tmp_path, folder, init)
+    make.stopped_after(config, 1)
+    with pytest.raises(InputError, match=told):
+        make.run_of(make.changed(config, **{name: value}), resume=True)
+
+
+def test_a_torn_checkpoint_beside_the_good_one_does_no_harm(folder: Path, init: str, tmp_path: Path) -> None:
+    whole = make.run_of(make.settings(tmp_path / "whole", folder, init))
+    config = make.settings(tmp_path / "parts", folder, init)
+    make.stopped_after(config, 2)
+    torn = (tmp_path / "parts" / "last.pt").read_bytes()[:1000]
+    (tmp_path / "parts" / "last.partial").write_bytes(torn)
+    assert make.equal(whole["trained"], make.run_of(config, resume=True)["trained"])
+    assert not (tmp_path / "parts" / "last.partial").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"PK\x03\x04 torn"])
+def test_a_last_checkpoint_that_is_none_is_refused(
+    folder: Path, init: str, tmp_path: Path, content: bytes
+) -> None:
+    config = make.settings(tmp_path, folder, init)
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt is no checkpoint of a training run"):
+        make.run_of(config, resume=True)
+
+
+def test_weights_alone_are_no_run_to_resume(folder: Path, init: str, tmp_path: Path) -> None:
+    config = make.settings(tmp_path, folder, init)
+    make.tiny_checkpoint(tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of a training run"):
+        make.run_of(config, resume=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_give_the_losses_and_weights_of_the_whole_batch(
+    folder: Path, init: str, tmp_path: Path, chunk: int
+) -> None:
+    found = []
+    for rows in (0, chunk):
+        config = make.settings(
+            tmp_path / f"chunk-{rows}",
+            folder,
+            init,
+            chunk=rows,
+            model_patch_dropout=0.5,
+            loss_components=3,
+            data_tiles=4,
+            data_tile_share=0.25,
+            data_hard_negatives=1.0,
+            data_cache=str(tmp_path / "cache"),
         )
-    np.testing.assert_allclose(cache.features[-1], front(pixels)[0], atol=1e-2, rtol=1e-2)
+        found.append((make.run_of(config)["trained"], [row["loss"] for row in make.log_of(config)]))
+    (plain, plain_losses), (cached, cached_losses) = found
+    assert cached_losses == pytest.approx(plain_losses, abs=2e-4)
+    assert make.farthest(plain, cached) < 1e-5
+    assert make.farthest(plain, torch.load(init, weights_only=True)) > 1e-4
 
 
-def test_texts_encoded_by_length_equal_texts_encoded_together() -> None:
-    from lrsclip_train.loop import encode_by_length
-    from lrsclip_train.model import ClipConfig, DualClip
+def test_patch_dropout_leaves_patches_out_at_every_step(folder: Path, init: str, tmp_path: Path) -> None:
+    losses = []
+    for share in (0.0, 0.5):
+        config = make.settings(
+            tmp_path / f"{share}", folder, init, optimizer_lr=0.0, model_patch_dropout=share
+        )
+        make.run_of(config)
+        losses.append([row["loss"] for row in make.log_of(config)])
+    assert all(abs(whole - part) > 1e-3 for whole, part in zip(*losses, strict=True))
 
-    torch.manual_seed(3)
-    model = DualClip(ClipConfig("tiny", 64, 32, 16, 64, 1, 64, 1, vocab_size=49408)).double()
-    tokens = torch.zeros(7, 40, dtype=torch.long)
-    for row, length in enumerate((3, 40, 5, 17, 17, 2, 30)):
-        tokens[row, : length - 1] = torch.randint(1, 49405, (length - 1,))
-        tokens[row, length - 1] = 49407
-    together, apart = model.encode_text(tokens), encode_by_length(model, tokens)
-    torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_low_precision_stays_finite_and_close_to_full_precision(
+    folder: Path, init: str, tmp_path: Path, precision: str, chunk: int
+) -> None:
+    full = make.settings(tmp_path / "full", folder, init)
+    low = make.settings(tmp_path / "low", folder, init, precision=precision, chunk=chunk)
+    make.run_of(full)
+    trained = make.run_of(low)["trained"]
+    assert {value.dtype for value in trained.values() if value.is_floating_point()} == {torch.float32}
+    assert all(bool(torch.isfinite(value).all()) for value in trained.values())
+    losses = [[row["loss"] for row in make.log_of(config)] for config in (full, low)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert make.farthest(trained, torch.load(init, weights_only=True)) > 1e-4
+
+
+def test_steps_on_one_batch_lower_its_loss(folder: Path, init: str, tmp_path: Path) -> None:
+    config = make.settings(
+        tmp_path, folder, init, steps=25, batch=16, data_long_share=1.0, save_every=100, optimizer_lr=3e-3
+    )
+    config = make.changed(config, loss_smoothing=0.0)
+    make.run_of(config)
+    rows = make.log_of(config)
+    assert rows[-1]["short"] < rows[0]["short"] - 0.2
+    assert rows[-1]["long"] < rows[0]["long"] - 0.2
+
+
+def test_the_log_holds_rate_weight_scale_and_the_loss_that_follows_from_its_parts(
+    folder: Path, init: str, tmp_path: Path
+) -> None:
+    config = make.settings(
+        tmp_path,
+        folder,
+        init,
+        steps=6,
+        eval_every=3,
+        loss_weight="linear",
+        loss_weight_start=0.75,
+        loss_weight_end=0.25,
+        optimizer_warmup=2,
+        optimizer_lr=1e-4,
+    )
+    shown: list[dict[str, Any]] = []
+    make.run_of(config, report=shown.append)
+    rows = make.log_of(config)
+    assert rows == shown
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert [row["lr"] for row in rows] == pytest.approx([0.5e-4, 1e-4, *(1e-4 * c for c in cosine)], rel=1e-3)
+    assert [row["weight"] for row in rows] == pytest.approx([0.75, 0.65, 0.55, 0.45, 0.35, 0.25])
+    for row in rows:
+        total = row["weight"] * row["long"] + (1 - row["weight"]) * row["short"]
+        assert row["loss"] == pytest.approx(total, abs=2e-4)
+        assert row["norm"] > 0
+    assert [row["step"] for row in rows if "val_mR" in row] == [3, 6]
+    assert rows[-1]["left_s"] == 0
+
+
+def test_short_only_and_long_only_runs_train_on_one_kind(folder: Path, init: str, tmp_path: Path) -> None:
+    for name, absent in (("short-only", "long"), ("long-only", "short")):
+        config = make.settings(tmp_path / name, folder, init, steps=2, loss_weight=name)
+        make.run_of(config)
+        assert all(absent not in row for row in make.log_of(config))
+
+
+def test_a_kind_of_text_that_nothing_has_is_named(init: str, tmp_path: Path) -> None:
+    rows = [row | {"long": None} for row in make.tile_rows(tmp_path / "data", 8)]
+    data = make.write_pairs(tmp_path / "data", rows, val=2)
+    config = make.settings(tmp_path / "run", data, init, batch=4, loss_weight="long-only")
+    with pytest.raises(InputError, match="no image of step 0 has a long text"):
+        make.run_of(config)
+
+
+def test_the_average_is_what_is_evaluated_and_released(folder: Path, init: str, tmp_path: Path) -> None:
+    config = make.settings(tmp_path, folder, init, steps=3, optimizer_ema=0.9)
+    content = make.run_of(config)
+    weights: list[dict[str, torch.Tensor]] = []
+    for steps in (1, 2, 3):
+        part = make.settings(tmp_path / f"{steps}", folder, init, steps=3)
+        if steps < 3:
+            make.stopped_after(part, steps)
+        else:
+            make.run_of(part)
+        weights.append(torch.load(tmp_path / f"{steps}" / "last.pt", weights_only=True)["trained"])
+    name = "visual.proj"
+    average = torch.load(init, weights_only=True)[name].double()
+    for step, state in enumerate(weights):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * state[name].double()
+    torch.testing.assert_close(content["model"][name].double(), average, rtol=1e-6, atol=1e-7)
+    assert torch.equal(content["trained"][name], weights[-1][name])

@@ -1,28 +1,53 @@
-"""Batches: cached features, a short and a long text for each, and which pairs are true."""
+"""What a step shows: which images, their short and long texts, and which pairs are true.
+
+A plan holds names and words, no pixels. It is a function of the seed and the step alone, so a resumed
+run goes on where the killed one was, and every process of a run draws the same plan and computes
+its own part of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lrsclip_rt.tokenizer import Tokenizer
+from lrsclip_rt.errors import InputError
 from lrsclip_train.config import TrainConfig
-from lrsclip_train.features import FeatureCache, Sample
+from lrsclip_train.texts import PROMPTS, phrases
 
-__all__ = ["PROMPTS", "Batch", "Batcher", "Texts", "all_texts"]
+__all__ = ["BatchPlan", "Draw", "Planner", "TextSample", "TextsPlan", "alike"]
 
-PROMPTS = (
-    "a satellite photo of {}.",
-    "a satellite image of {}.",
-    "an aerial image of {}.",
-    "{}.",
-    "a photo of {}.",
-)
-"""Templates that turn a class name into a caption."""
+
+class TextSample(Protocol):
+    """What a plan needs to know of an image: everything but its pixels."""
+
+    @property
+    def key(self) -> str:
+        """Unique name."""
+
+    @property
+    def source(self) -> str:
+        """``real``, ``tile``, ``scene`` or ``mosaic``."""
+
+    @property
+    def category(self) -> str:
+        """Class name, or empty."""
+
+    @property
+    def shorts(self) -> tuple[str, ...]:
+        """Distinct short captions."""
+
+    @property
+    def long(self) -> str:
+        """Long text, or empty."""
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """Long texts that are untrue of the image by one detail."""
+
 
 # Rendered class -> real classes whose images it also describes; such pairs are no negatives.
 _SAME = {
@@ -47,177 +72,207 @@ _SAME = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One image of a step: its source, its index there, and a number that chooses its view."""
+
+    source: int
+    index: int
+    view: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Texts:
-    """One branch's texts of a batch.
+class TextsPlan:
+    """One branch of a step.
 
     Attributes:
-        members: (M,) rows of the batch's features that have a text in this branch.
-        tokens: (M, T) token ids, trimmed to the longest.
-        positive: (M, M) bool, image i owns text j.
-        ignore: (M, M) bool, neither positive nor negative.
+        members: Rows of the batch that show a text here, ascending.
+        texts: Their texts, then the hard negatives, which belong to no image.
+        unthinned: The members' texts before words were left out.
+        wrong_of: For each hard negative, the place in ``members`` whose text it contradicts.
+        positive: (members, texts) bool, image i owns text j.
+        ignore: (members, texts) bool, neither positive nor negative.
     """
 
-    members: torch.Tensor
-    tokens: torch.Tensor
-    positive: torch.Tensor
-    ignore: torch.Tensor
+    members: tuple[int, ...]
+    texts: tuple[str, ...]
+    unthinned: tuple[str, ...]
+    wrong_of: tuple[int, ...]
+    positive: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """(N, 320, H, W) float32 features and both branches' texts."""
+class BatchPlan:
+    """A step: its images, their names, and both branches; a branch without weight is None."""
 
-    features: torch.Tensor
-    short: Texts
-    long: Texts
+    draws: tuple[Draw, ...]
+    keys: tuple[str, ...]
+    short: TextsPlan | None
+    long: TextsPlan | None
 
 
-def readable(category: str) -> str:
-    """``StorageTanks`` and ``storage_tanks`` -> ``storage tanks``.
+class Planner:
+    """Draws the plan of any step.
 
-    Example:
-        >>> readable("DenseResidential"), readable("sports_ground")
-        ('dense residential', 'sports ground')
+    Args:
+        config: Shares, seed and batch size.
+        sources: Samples of each source: the training pairs, then mosaics, tiles and scenes.
+
+    Raises:
+        InputError: If a source with a share of the batch is empty.
     """
-    spaced = "".join(f" {c}" if c.isupper() else c for c in category)
-    return spaced.replace("_", " ").strip().lower()
 
-
-def all_texts(caches: Sequence[FeatureCache]) -> list[str]:
-    """Every text that training can show, to know which tokens occur."""
-    texts: dict[str, None] = {}
-    for cache in caches:
-        for sample in cache.samples:
-            texts.update(dict.fromkeys(sample.shorts))
-            texts.setdefault(sample.long)
-            for prompt in PROMPTS:
-                texts.setdefault(prompt.format(readable(sample.category)))
-    return [text for text in texts if text]
-
-
-class Batcher:
-    """Draws batch ``step`` of a run; the same step always gives the same batch."""
-
-    def __init__(
-        self, config: TrainConfig, real: FeatureCache, rendered: FeatureCache, mosaics: FeatureCache
-    ) -> None:
+    def __init__(self, config: TrainConfig, sources: Sequence[Sequence[TextSample]]) -> None:
         self.config = config
-        self.caches = (real, rendered, mosaics)
-        self.tokenizer = Tokenizer()
+        self.sources = sources
+        data = config.data
+        counts = [round(config.batch * s) for s in (data.mosaic_share, data.tile_share, data.scene_share)]
+        self.counts = (config.batch - sum(counts), *counts)
+        for name, samples, count in zip(
+            ("training pairs", "mosaics", "tiles", "scenes"), sources, self.counts, strict=True
+        ):
+            if count and not samples:
+                raise InputError(
+                    f"{count} of {config.batch} images of a batch are {name}, but there are none"
+                )
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
-    def batch(self, step: int, *, context_length: int) -> Batch:
-        """Draw the batch of ``step`` with texts cut at ``context_length`` tokens."""
+    def plan(
+        self, step: int, *, short: bool = True, long: bool = True, without: Collection[tuple[int, int]] = ()
+    ) -> BatchPlan:
+        """The plan of ``step``.
+
+        Args:
+            step: 0 for the first.
+            short: Whether the short branch counts at this step.
+            long: Whether the long branch counts at this step.
+            without: ``(source, index)`` of images that cannot be read; the next readable one stands in.
+        """
+        draws = self.draws(step, without=without)
+        samples = [self.sources[draw.source][draw.index] for draw in draws]
+        return BatchPlan(
+            draws,
+            tuple(sample.key for sample in samples),
+            self._short(samples, np.random.default_rng((self.config.seed, 5, step))) if short else None,
+            self._long(samples, np.random.default_rng((self.config.seed, 6, step))) if long else None,
+        )
+
+    def draws(self, step: int, *, without: Collection[tuple[int, int]] = ()) -> tuple[Draw, ...]:
+        """The images of ``step`` alone."""
         rng = np.random.default_rng((self.config.seed, 2, step))
-        size = self.config.batch
-        n_rendered, n_mosaics = (
-            round(size * self.config.rendered_share),
-            round(size * self.config.mosaic_share),
-        )
-        samples: list[Sample] = []
-        features: list[NDArray[np.float16]] = []
-        for cache, count in zip(
-            self.caches, (size - n_rendered - n_mosaics, n_rendered, n_mosaics), strict=True
-        ):
-            for index in self._epoch_order(len(cache.samples), step, count):
-                sample = cache.samples[index]
-                samples.append(sample)
-                features.append(cache.features[sample.rows[0] + int(rng.integers(sample.rows[1]))])
-        return Batch(
-            torch.from_numpy(np.stack(features).astype(np.float32)),
-            self._short(samples, rng, context_length),
-            self._long(samples, context_length, rng),
-        )
+        draws: list[Draw] = []
+        for source, count in enumerate(self.counts):
+            for index in self._epoch_order(source, step, count):
+                draws.append(Draw(source, self._readable(source, index, without), int(rng.integers(1 << 31))))
+        # Every process of a run gets its share of each source.
+        order = np.random.default_rng((self.config.seed, 7, step)).permutation(len(draws))
+        return tuple(draws[place] for place in order)
 
-    def _epoch_order(self, length: int, step: int, count: int) -> list[int]:
+    def _readable(self, source: int, index: int, without: Collection[tuple[int, int]]) -> int:
+        length = len(self.sources[source])
+        for step in range(length):
+            other = (index + step) % length
+            if (source, other) not in without:
+                return other
+        raise InputError("not one image of a source can be read; see --check-data")
+
+    def _epoch_order(self, source: int, step: int, count: int) -> list[int]:
         """Every sample once an epoch, in an order that depends on the epoch and the seed alone."""
-        chosen = []
-        for position in range(step * count, (step + 1) * count):
-            epoch, offset = divmod(position, length)
-            chosen.append(int(self._permutation(length, epoch)[offset]))
-        return chosen
+        length = len(self.sources[source])
+        places = (divmod(position, length) for position in range(step * count, (step + 1) * count))
+        return [int(self._permutation(source, epoch)[offset]) for epoch, offset in places]
 
-    def _permutation(self, length: int, epoch: int) -> NDArray[np.int64]:
-        key = (length, epoch)
+    def _permutation(self, source: int, epoch: int) -> NDArray[np.int64]:
+        key = (source, epoch)
         if key not in self._orders:
             if len(self._orders) > 8:
                 self._orders.clear()
-            rng = np.random.default_rng((self.config.seed, 3, length, epoch))
-            self._orders[key] = rng.permutation(length)
+            rng = np.random.default_rng((self.config.seed, 3, source, epoch))
+            self._orders[key] = rng.permutation(len(self.sources[source]))
         return self._orders[key]
 
-    def _short(self, samples: Sequence[Sample], rng: np.random.Generator, context_length: int) -> Texts:
-        members = [i for i, sample in enumerate(samples) if sample.shorts]
-        chosen = [samples[i] for i in members]
-        n = len(chosen)
-        texts, by_category = [], np.zeros(n, bool)
-        for row, sample in enumerate(chosen):
-            by_category[row] = bool(sample.category) and rng.random() < self.config.category_share
-            if by_category[row]:
-                texts.append(PROMPTS[int(rng.integers(len(PROMPTS)))].format(readable(sample.category)))
+    def _short(self, samples: Sequence[TextSample], rng: np.random.Generator) -> TextsPlan | None:
+        members = [row for row, sample in enumerate(samples) if sample.shorts]
+        own = [samples[row] for row in members]
+        shown: list[str] = []
+        prompted = np.zeros(len(own), bool)
+        for place, sample in enumerate(own):
+            prompted[place] = bool(sample.category) and rng.random() < self.config.data.category_share
+            if prompted[place]:
+                said = phrases(sample.category)
+                phrase = said[int(rng.integers(len(said)))]
+                shown.append(PROMPTS[int(rng.integers(len(PROMPTS)))].format(phrase))
             else:
-                texts.append(sample.shorts[int(rng.integers(len(sample.shorts)))])
-        positive = np.eye(n, dtype=bool)
-        ignore = np.zeros((n, n), bool)
-        for j, text in enumerate(texts):
-            for i, sample in enumerate(chosen):
-                if i == j:
-                    continue
-                if (by_category[j] and sample.category == chosen[j].category) or text in sample.shorts:
-                    positive[i, j] = True
-                elif _alike(sample, chosen[j]):
-                    ignore[i, j] = True
-        shown = [text if by_category[row] else self._thinned(text, rng) for row, text in enumerate(texts)]
-        return self._texts(members, shown, positive, ignore, context_length)
+                shown.append(sample.shorts[int(rng.integers(len(sample.shorts)))])
+        positive = np.eye(len(own), dtype=bool)
+        ignore = np.zeros_like(positive)
+        if self.config.loss.multi_positive:
+            positive |= _owned(own, shown)
+            categories = np.array([sample.category for sample in own])
+            positive |= prompted[None, :] & (categories[:, None] == categories[None, :])
+            ignore = alike(own) & ~positive
+        texts = [text if prompted[place] else self._thinned(text, rng) for place, text in enumerate(shown)]
+        if not members:
+            return None
+        return TextsPlan(tuple(members), tuple(texts), tuple(shown), (), positive, ignore)
 
-    def _long(self, samples: Sequence[Sample], context_length: int, rng: np.random.Generator) -> Texts:
-        members = [i for i, sample in enumerate(samples) if self._shows_long(sample, rng)]
-        texts = [samples[i].long for i in members]
-        positive = np.array([[a == b for b in texts] for a in texts]).reshape(len(texts), len(texts))
-        return self._texts(members, texts, positive, np.zeros_like(positive), context_length)
-
-    def _shows_long(self, sample: Sample, rng: np.random.Generator) -> bool:
-        """Mosaics always; of the rest a share, and never a text that only repeats the one short caption."""
-        if not sample.long or sample.source == "mosaic":
-            return bool(sample.long)
-        says_more = sample.source == "tile" or len(sample.shorts) > 1
-        return says_more and bool(rng.random() < self.config.long_share)
-
-    def _thinned(self, text: str, rng: np.random.Generator) -> str:
-        words = text.split()
-        kept = [word for word in words if rng.random() >= self.config.word_drop]
-        return " ".join(kept) or text
-
-    def _texts(
-        self,
-        members: Sequence[int],
-        texts: Sequence[str],
-        positive: NDArray[np.bool_],
-        ignore: NDArray[np.bool_],
-        context_length: int,
-    ) -> Texts:
-        tokens = torch.from_numpy(self.tokenizer.encode(list(texts))).long()
-        longest = int(tokens.argmax(dim=1).max()) + 1
-        if longest > context_length:
-            tokens = tokens[:, :context_length].clone()
-            cut = tokens.max(dim=1).values < 49407
-            tokens[cut, -1] = 49407
-            longest = context_length
-        return Texts(
-            torch.tensor(list(members)),
-            tokens[:, :longest],
-            torch.from_numpy(positive),
-            torch.from_numpy(ignore),
+    def _long(self, samples: Sequence[TextSample], rng: np.random.Generator) -> TextsPlan | None:
+        members = [row for row, sample in enumerate(samples) if self._shows_long(sample, rng)]
+        own = [samples[row] for row in members]
+        texts = [sample.long for sample in own]
+        wrong_of, wrong = [], []
+        for place, sample in enumerate(own):
+            if sample.wrong and rng.random() < self.config.data.hard_negatives:
+                wrong_of.append(place)
+                wrong.append(sample.wrong[int(rng.integers(len(sample.wrong)))])
+        same = np.array([[a == b for b in texts] for a in texts], bool).reshape(len(own), len(own))
+        positive = np.zeros((len(own), len(texts) + len(wrong)), bool)
+        positive[:, : len(texts)] = same if self.config.loss.multi_positive else np.eye(len(own), dtype=bool)
+        if not members:
+            return None
+        return TextsPlan(
+            tuple(members), (*texts, *wrong), tuple(texts), tuple(wrong_of), positive, np.zeros_like(positive)
         )
 
+    def _shows_long(self, sample: TextSample, rng: np.random.Generator) -> bool:
+        """Mosaics and scenes always; of the rest a share, and no text that only repeats the one caption."""
+        if not sample.long or sample.source in ("mosaic", "scene"):
+            return bool(sample.long)
+        says_more = sample.source == "tile" or sample.shorts != (sample.long,)
+        return says_more and bool(rng.random() < self.config.data.long_share)
 
-def _alike(a: Sample, b: Sample) -> bool:
-    """Pairs that may well be true although nobody said so: the same rendered class, or a real twin of it."""
-    if a.source == "tile" and b.source == "tile":
-        return a.category == b.category
-    if a.source == "tile":
-        return b.category in _SAME.get(a.category, ())
-    if b.source == "tile":
-        return a.category in _SAME.get(b.category, ())
-    return False
+    def _thinned(self, text: str, rng: np.random.Generator) -> str:
+        if not self.config.data.word_drop:
+            return text
+        kept = [word for word in text.split() if rng.random() >= self.config.data.word_drop]
+        return " ".join(kept) or text
+
+
+def _owned(own: Sequence[TextSample], shown: Sequence[str]) -> NDArray[np.bool_]:
+    """(N, N) bool, text j is one of image i's captions."""
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(shown):
+        places.setdefault(text, []).append(place)
+    owned = np.zeros((len(own), len(shown)), bool)
+    for row, sample in enumerate(own):
+        for caption in sample.shorts:
+            owned[row, places.get(caption, [])] = True
+    return owned
+
+
+def alike(own: Sequence[TextSample]) -> NDArray[np.bool_]:
+    """(N, N) bool: pairs that may well be true although nobody said so.
+
+    Two tiles of one rendered class, or a tile and a real image of the class that it depicts.
+    """
+    classes = {name: number for number, name in enumerate(_SAME)}
+    shows = np.zeros((len(own), len(classes)), np.float32)
+    fits = np.zeros_like(shows)
+    for row, sample in enumerate(own):
+        if sample.source == "tile":
+            shows[row, classes[sample.category]] = 1
+        else:
+            fits[row, [classes[name] for name, real in _SAME.items() if sample.category in real]] = 1
+    common: NDArray[np.bool_] = (shows @ (shows + fits).T + fits @ shows.T) > 0
+    return common

@@ -1,15 +1,18 @@
-"""Frozen bottlenecks of the stem, computed once: a memory-mapped cache of augmented features.
+"""The frozen front of the stem, computed once: a memory-mapped cache of augmented features.
 
-Training on two cores cannot afford the stem's convolutions at every step. They are kept as ImageNet
-left them, so their output for a handful of augmented views of each image is computed once and read
-back; the stem's last convolution and everything behind it are trained.
+Training on two cores cannot afford the stem's large convolutions at every step. They are kept as
+ImageNet left them, so their output for a handful of augmented views of each image is computed once and
+read back; the last bottlenecks, where most parameters are, and everything behind them are trained.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,48 +22,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lrsclip_rt.errors import DependencyError, InputError
-from lrsclip_train.stem import BOTTLENECKS, STEM_STRIDE, MobileNetV2Stem
+from lrsclip_train.stem import BOTTLENECKS, MobileNetV2Stem
+from lrsclip_train.training_samples import Sample, View
 
 __all__ = ["SPLIT", "FeatureCache", "Sample", "View", "build_cache", "stem_front"]
 
-SPLIT = len(BOTTLENECKS)
-"""Bottlenecks in front of the cache; the output there is (320, S / 32, S / 32)."""
+SPLIT = 15
+"""Bottlenecks in front of the cache; the output there is (160, S / 32, S / 32)."""
 
-_CHANNELS = BOTTLENECKS[-1].channels_out
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image of the training data and its texts.
-
-    Attributes:
-        key: Unique name.
-        source: ``real``, ``tile`` or ``mosaic``.
-        category: Class name, or empty.
-        shorts: Distinct short captions.
-        long: Long text, or empty.
-        rows: First row and number of rows in the cache, one row a view.
-    """
-
-    key: str
-    source: str
-    category: str
-    shorts: tuple[str, ...]
-    long: str
-    rows: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """Views of one sample, each an (S, S) RGB image."""
-
-    sample: Sample
-    images: tuple[Image.Image, ...]
+_CHANNELS = BOTTLENECKS[SPLIT - 1].channels_out
+_STRIDE = 2 * math.prod(block.stride for block in BOTTLENECKS[:SPLIT])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureCache:
-    """Samples and a read-only (rows, 320, S / 32, S / 32) float16 map of their features."""
+    """Samples and a read-only (rows, 160, S / 32, S / 32) float16 map of their features."""
 
     samples: tuple[Sample, ...]
     features: NDArray[np.float16]
@@ -70,19 +46,26 @@ class FeatureCache:
         """Open a finished cache.
 
         Raises:
-            InputError: If ``folder`` holds no finished cache.
+            InputError: If ``folder`` holds no finished cache, or one of another split of the stem.
         """
         meta_path = folder / "cache.json"
         if not meta_path.is_file():
             raise InputError(f"{folder} holds no finished feature cache; build it first")
         meta = json.loads(meta_path.read_text("utf-8"))
+        if meta["split"] != SPLIT:
+            raise InputError(
+                f"{folder} holds features behind {meta['split']} bottlenecks, expected behind {SPLIT}; "
+                "delete the folder to have it made anew"
+            )
         samples = []
         with (folder / "samples.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
-                row["shorts"], row["rows"] = tuple(row["shorts"]), tuple(row["rows"])
+                row |= {name: tuple(row[name]) for name in ("shorts", "wrong", "rows")}
                 samples.append(Sample(**row))
         shape = tuple(meta["shape"])
+        if not samples:  # an empty file cannot be mapped
+            return cls((), np.zeros(shape, np.float16))
         return cls(tuple(samples), np.memmap(folder / "features.f16", np.float16, "r", shape=shape))
 
 
@@ -92,7 +75,7 @@ def build_cache(
     front: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     *,
     size: int,
-    batch: int = 64,
+    threads: int = 2,
     advance: Callable[[int], None] = lambda n: None,
 ) -> FeatureCache:
     """Compute features of all views and write them to ``folder``.
@@ -102,50 +85,48 @@ def build_cache(
         views: Recipes; each is called on a worker thread and gives the views of one sample.
         front: What :func:`stem_front` gave.
         size: Edge of every view [px], a multiple of 32.
-        batch: Views computed at a time.
+        threads: Samples made at a time.
         advance: Called with the number of views done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cache.json").unlink(missing_ok=True)
-    edge = size // STEM_STRIDE
+    edge = size // _STRIDE
     rows = 0
+
+    def made(recipe: Callable[[], View]) -> tuple[Sample, NDArray[np.float16]]:
+        view = recipe()
+        return view.sample, _features(view.images, front)
+
     with (
+        ThreadPoolExecutor(threads) as pool,
         (folder / "features.f16").open("wb") as out,
         (folder / "samples.jsonl").open("w", encoding="utf-8") as index,
     ):
-        for group in _grouped(_called_ahead(views), batch):
-            images = [image for view in group for image in view.images]
-            out.write(_features(images, front).tobytes())
-            for view in group:
-                row = asdict(view.sample) | {"rows": (rows, len(view.images))}
-                index.write(json.dumps(row, ensure_ascii=False) + "\n")
-                rows += len(view.images)
-            advance(len(images))
+        for sample, features in _in_order(pool, made, views):
+            out.write(features.tobytes())
+            row = asdict(sample) | {"rows": (rows, len(features))}
+            index.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows += len(features)
+            advance(len(features))
     meta = {"shape": [rows, _CHANNELS, edge, edge], "size": size, "split": SPLIT}
     (folder / "cache.json").write_text(json.dumps(meta), "utf-8")
     return FeatureCache.open(folder)
 
 
-def _called_ahead(recipes: Iterable[Callable[[], View]], *, ahead: int = 64) -> Iterator[View]:
-    with ThreadPoolExecutor(2) as pool:
-        pending = []
-        for recipe in recipes:
-            pending.append(pool.submit(recipe))
-            if len(pending) >= ahead:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
-
-
-def _grouped(views: Iterator[View], batch: int) -> Iterator[Sequence[View]]:
-    group: list[View] = []
-    for view in views:
-        group.append(view)
-        if sum(len(v.images) for v in group) >= batch:
-            yield group
-            group = []
-    if group:
-        yield group
+def _in_order(
+    pool: ThreadPoolExecutor,
+    made: Callable[[Callable[[], View]], tuple[Sample, NDArray[np.float16]]],
+    recipes: Iterable[Callable[[], View]],
+    *,
+    ahead: int = 16,
+) -> Iterator[tuple[Sample, NDArray[np.float16]]]:
+    pending: deque[Future[tuple[Sample, NDArray[np.float16]]]] = deque()
+    for recipe in recipes:
+        pending.append(pool.submit(made, recipe))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _features(
@@ -186,7 +167,14 @@ def stem_front(
     graph = openvino.convert_model(_Front(stem).eval(), example_input=torch.zeros(2, 3, size, size))
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
     compiled = openvino.Core().compile_model(graph, "CPU", options)
-    return lambda pixels: np.asarray(compiled(pixels)[0])
+    own = threading.local()
+
+    def infer(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return np.array(own.request.infer([pixels])[0])
+
+    return infer
 
 
 class _Front(torch.nn.Module):

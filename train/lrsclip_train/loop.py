@@ -1,260 +1,303 @@
 """The training loop: read it from top to bottom.
 
-A run trains everything behind the stem's bottlenecks, first with a plain 77-position text table,
-then, after stretching it to 248 by KPS, on short and long texts together. Every random choice is a
-function of the seed and the step, so a resumed run continues where the killed one was.
+A run from scratch first trains with a plain 77-position text table, then stretches it to 248 by KPS and
+goes on with short and long texts together, the paper's order; a run from a checkpoint begins with the
+second part. Every random choice is a function of the seed and the step, so a resumed run continues
+where the killed one was, bit for bit on a CPU.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 
-from lrsclip_rt.errors import LrsclipError
-from lrsclip_rt.tokenizer import Tokenizer
-from lrsclip_train.batches import Batch, Batcher, all_texts
+from lrsclip_rt.errors import InputError, TrainingError
+from lrsclip_train.batches import BatchPlan, Planner, TextsPlan
 from lrsclip_train.config import TrainConfig
-from lrsclip_train.features import SPLIT, FeatureCache
-from lrsclip_train.kps import stretch_table
-from lrsclip_train.losses import multi_positive_loss
-from lrsclip_train.model import MINI, DualClip
-from lrsclip_train.stem import load_mobilenetv2
+from lrsclip_train.encoding import image_embeddings, text_chunks, text_groups
+from lrsclip_train.gathering import World, average_gradients, gather_counted
+from lrsclip_train.gradient_cache import cached_backward
+from lrsclip_train.objective import BranchEmbeddings, LossParts, batch_loss
+from lrsclip_train.run_state import RunState, first_state, load_state, save_state, stretched_state
+from lrsclip_train.schedules import PairWeight, learning_rate, pair_weight_from_name
+from lrsclip_train.sources import ImageSource, Reading, pixel_spec
+from lrsclip_train.teacher import Teacher
+from lrsclip_train.texts import TokenTable
+from lrsclip_train.validation import validate
 
-__all__ = ["train"]
+__all__ = ["Batches", "train", "train_step"]
+
+_ALONE = World()
+
+
+class Batches(Protocol):
+    """Gives the batch of any step; :class:`~lrsclip_train.sources.Reading` does."""
+
+    def batch(self, step: int, *, short: bool, long: bool) -> tuple[BatchPlan, torch.Tensor]:
+        """The plan of the whole batch, and the images of this process's part of it."""
 
 
 def train(
     config: TrainConfig,
-    caches: Sequence[FeatureCache],
+    sources: Sequence[ImageSource],
+    val: ImageSource | None,
     *,
+    world: World = _ALONE,
     resume: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Path:
-    """Train a model of the :data:`~lrsclip_train.model.MINI` shape.
+    """Train a model as ``config`` says.
 
     Args:
         config: Everything about the run.
-        caches: Features of the training pairs, the rendered tiles, the mosaics and the val pairs.
-        resume: Continue from the run's last checkpoint.
-        report: Called with each line of the log.
+        sources: Training pairs, mosaics, tiles and scenes; one that has no share of the batch may be empty.
+        val: Pairs that are evaluated now and then; None evaluates nothing.
+        world: The processes; each calls this function with the same arguments but ``world``.
+        resume: Continue from the run's last checkpoint, if there is one.
+        report: Called with each line of the log, on the first process.
 
     Returns:
-        The last checkpoint: ``model`` (averaged weights), ``config``, ``step``.
+        The last checkpoint: ``model`` (weights to evaluate and export), ``config``, ``step``.
 
     Raises:
-        LrsclipError: If the loss is not finite.
+        InputError: If the batch cannot be shared out, a source lacks what the config asks of it, or the
+            teacher's embeddings have another width.
+        TrainingError: If the loss is not finite, too many images are broken, or a checkpoint cannot be
+            written; the last checkpoint stays.
     """
     run = Path(config.run)
-    real, rendered, mosaics, val = caches
-    batcher = Batcher(config, real, rendered, mosaics)
-    model = _first_model(config, (real, rendered, mosaics))
-    optimizer = _optimizer(model, config)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    step = 0
     last = run / "last.pt"
-    if resume and last.is_file():
-        state = torch.load(last, weights_only=True)
-        step = state["step"]
-        if step > config.plain_steps:
-            model, average = _stretched(model, average)
-            optimizer = _optimizer(model, config)
-        model.load_state_dict(state["trained"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = state["model"]
-
-    started, done = time.monotonic(), 0
-    while step < config.steps:
-        if step == config.plain_steps:
-            model, average = _stretched(model, average)
-            optimizer = _optimizer(model, config)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        lr = _learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        batch = batcher.batch(step, context_length=model.config.context_length)
-        short_loss, long_loss = _losses(model, batch, config)
-        loss = config.long_weight * long_loss + (1 - config.long_weight) * short_loss
-        if not torch.isfinite(loss):
-            raise LrsclipError(f"the loss became {loss.item()} at step {step}; lower lr (now {lr:.2g})")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0.0, math.log(100.0))
-            decay = min(config.ema, (1 + step) / (10 + step))
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    average[name].lerp_(value, 1 - decay)
-                else:
-                    average[name].copy_(value)
-        step += 1
-        done += config.batch
-        row: dict[str, Any] = {
-            "step": step,
-            "lr": round(lr, 7),
-            "short": round(short_loss.item(), 4),
-            "long": round(long_loss.item(), 4),
-            "scale": round(model.logit_scale.exp().item(), 2),
-            "images_per_s": round(done / (time.monotonic() - started), 1),
-        }
-        if step % config.eval_every == 0 or step == config.steps:
-            row |= evaluate(_with_weights(model, average), val)
-        if step % config.save_every == 0 or step == config.steps:
-            _save(last, {"step": step, "trained": model.state_dict(), "optimizer": optimizer.state_dict(),
-                         "model": average, "config": dataclasses.asdict(config)})  # fmt: skip
-        with (run / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        report(row)
+    planner = Planner(config, [source.samples for source in sources])
+    table = TokenTable()
+    state = load_state(last, config, world) if resume and last.is_file() else None
+    if state is None:
+        state = first_state(config, sources, table, world)
+    teacher = _teacher(config, state)
+    log = _Log(run / "log.jsonl", report, enabled=world.first, steps=config.steps)
+    spec = pixel_spec(state.model.config)
+    with Reading(config, sources, planner, world, spec=spec, broken=state.broken) as reading:
+        while state.step < config.steps:
+            if state.step == config.model.plain_steps and not state.model.stretched:
+                state = stretched_state(state, config)
+            row = train_step(state, config, reading, table, world, teacher)
+            state.step += 1
+            ended = state.step == config.steps
+            if val is not None and world.first and (ended or state.step % config.eval_every == 0):
+                row |= validate(state.averaged(), val, table, spec=spec, device=world.device)
+            if world.first and (ended or state.step % config.save_every == 0):
+                save_state(last, state, config)
+            log.write(row | {"broken": len(state.broken)} if state.broken else row, images=config.batch)
     return last
 
 
-def _first_model(config: TrainConfig, caches: Sequence[FeatureCache]) -> DualClip:
-    """Plain 77-position model whose token rows are the tokens that training texts hold."""
-    tokenizer = Tokenizer()
-    seen = np.unique(tokenizer.encode(all_texts(caches)))
-    shape = dataclasses.replace(
-        MINI,
-        context_length=77,
-        token_rows=len(seen) + 1,
-        image_layers=config.image_layers,
-        text_layers=config.text_layers,
-    )
-    torch.manual_seed(config.seed)
-    model = DualClip(shape, stretched=False)
-    # Row 0 is shared by every token that training never meets.
-    model.token_map[torch.from_numpy(seen.astype(np.int64))] = torch.arange(
-        1, len(seen) + 1, dtype=torch.int32
-    )
-    load_mobilenetv2(model.visual.stem, Path(config.stem_weights))
-    for parameter in (*model.visual.stem.first.parameters(), *model.visual.stem.blocks.parameters()):
-        parameter.requires_grad_(False)
-    return model
+def train_step(
+    state: RunState,
+    config: TrainConfig,
+    batches: Batches,
+    table: TokenTable,
+    world: World = _ALONE,
+    teacher: Teacher | None = None,
+) -> dict[str, Any]:
+    """One optimizer step.
 
+    Args:
+        state: Changed in place, all but ``step``.
+        config: Of the run.
+        batches: Gives the batch of ``state.step``.
+        table: Turns texts into tokens.
+        world: The processes.
+        teacher: Embeddings that the model's are drawn to.
 
-def _stretched(model: DualClip, average: dict[str, torch.Tensor]) -> tuple[DualClip, dict[str, torch.Tensor]]:
-    """The same model after KPS, and its averaged weights likewise."""
-    longer = DualClip(dataclasses.replace(model.config, context_length=248), stretched=True)
+    Returns:
+        The step's line of the log.
 
-    def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        table = stretch_table(
-            state["positional_embedding"], keep=longer.config.keep, ratio=longer.config.ratio
-        )
-        return state | {"positional_embedding": table, "positional_embedding_res": table.clone()}
-
-    longer.load_state_dict(convert(model.state_dict()))
-    for parameter in (*longer.visual.stem.first.parameters(), *longer.visual.stem.blocks.parameters()):
-        parameter.requires_grad_(False)
-    return longer, convert(average)
-
-
-def _optimizer(model: DualClip, config: TrainConfig) -> torch.optim.AdamW:
-    decayed: list[torch.Tensor] = []
-    plain: list[torch.Tensor] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and "embedding" not in name
-            (decayed if matrix else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
-
-
-def _learning_rate(config: TrainConfig, step: int) -> float:
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _losses(model: DualClip, batch: Batch, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
-        features = F.dropout2d(batch.features, config.feature_dropout)
-        image = image_embeddings(model, features)
-        losses = []
-        for texts in (batch.short, batch.long):
-            text = F.normalize(encode_by_length(model, texts.tokens).float(), dim=1)
-            own = image[texts.members]
-            with torch.autocast("cpu", enabled=False):
-                losses.append(
-                    multi_positive_loss(
-                        own,
-                        text,
-                        model.logit_scale.exp(),
-                        texts.positive,
-                        ignore=texts.ignore,
-                        smoothing=config.smoothing,
-                    )
-                )
-    return losses[0], losses[1]
-
-
-def encode_by_length(model: DualClip, tokens: torch.Tensor, *, groups: int = 4) -> torch.Tensor:
-    """:meth:`DualClip.encode_text` without the padding: texts of like length run together.
-
-    Tokens behind the end of a text cannot change its embedding, so trimming is exact.
+    Raises:
+        InputError: If no image of the batch has a text of a kind that counts.
+        TrainingError: If the loss or the gradient is not finite; the weights stay as they were.
     """
-    lengths = tokens.argmax(dim=1) + 1
-    order = torch.argsort(lengths)
-    parts = []
-    for part in torch.tensor_split(order, groups):
-        if len(part):
-            parts.append(model.encode_text(tokens[part, : int(lengths[part].max())]))
-    return torch.cat(parts)[torch.argsort(order)]
+    step, model = state.step, state.model
+    torch.manual_seed((config.seed * 1_000_003 + step) * 64 + world.rank)
+    weight = _weight(config).at(step / max(1, config.steps - 1))
+    plan, images = batches.batch(step, short=weight < 1, long=weight > 0)
+    if plan.short is None and plan.long is None:
+        kinds = "short or long" if 0 < weight < 1 else "long" if weight else "short"
+        raise InputError(f"no image of step {step} has a {kinds} text; loss.weight counts no others")
+    lr = learning_rate(step, config.steps, config.optimizer.warmup, config.optimizer.lr)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+    state.optimizer.zero_grad(set_to_none=True)
+    parts = _backward(state, config, plan, images, table, world, teacher, weight=weight)
+    total = float(parts.total.detach())
+    _refuse_not_finite("loss", total, step, lr, config)
+    _complete_gradients(model, world)
+    average_gradients(model.parameters(), world)
+    state.scaler.unscale_(state.optimizer)
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip))
+    if not state.scaler.is_enabled():  # else the scaler leaves such a step out and scales less
+        _refuse_not_finite("gradient", norm, step, lr, config)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0.0, math.log(config.optimizer.max_scale))
+    state.average_weights(config.optimizer.ema)
+    row: dict[str, Any] = {"step": step + 1, "lr": float(f"{lr:.4g}"), "loss": round(total, 4)}
+    for name, part in (("short", parts.short), ("long", parts.long), ("teacher", parts.teacher)):
+        if part is not None:
+            row[name] = round(float(part.detach()), 4)
+    scale = float(model.logit_scale.detach().exp())
+    length = round(norm, 3) if math.isfinite(norm) else None  # JSON knows no infinity
+    return row | {"weight": round(weight, 4), "scale": round(scale, 2), "norm": length}
 
 
-def image_embeddings(model: DualClip, features: torch.Tensor) -> torch.Tensor:
-    """Cached features (N, 320, H, W) -> (N, D) float32 unit rows."""
-    tokens = model.visual.tokens_from_features(model.visual.stem.late(features, SPLIT))
-    return F.normalize((model.visual.ln_post(tokens[:, 0]) @ model.visual.proj).float(), dim=1)
+def _refuse_not_finite(what: str, value: float, step: int, lr: float, config: TrainConfig) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {what} became {value} at step {step} (lr {lr:.2g}, {config.precision}); the checkpoint "
+            "before it stays. Start anew with a lower optimizer.lr or a longer optimizer.warmup"
+        )
 
 
-@torch.no_grad()
-def evaluate(model: DualClip, val: FeatureCache) -> dict[str, float]:
-    """Short-caption retrieval on ``val`` by the tie rule."""
-    from lrsclip_rt.evaluation import retrieval_metrics
-
-    features = torch.from_numpy(val.features.astype(np.float32))
-    image = torch.cat([image_embeddings(model, part) for part in torch.split(features, 256)]).numpy()
-    captions: list[str] = []
-    owners: list[int] = []
-    for index, sample in enumerate(val.samples):
-        captions += sample.shorts
-        owners += [index] * len(sample.shorts)
-    distinct = list(dict.fromkeys(captions))
-    tokens = torch.from_numpy(Tokenizer().encode(distinct)).long()[:, : model.config.context_length]
-    tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
-    text = torch.cat(
-        [F.normalize(model.encode_text(part), dim=1) for part in torch.split(tokens, 512)]
-    ).numpy()
-    row_of = {caption: row for row, caption in enumerate(distinct)}
-    metrics = retrieval_metrics(image, text[[row_of[c] for c in captions]], np.array(owners), captions)
-    return {"val_mR": round(metrics.mean_recall, 2)}
+def _complete_gradients(model: torch.nn.Module, world: World) -> None:
+    """Zeros where only other processes have a gradient: no text of this one's images was shown."""
+    if world.size == 1:
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    used = torch.tensor([float(p.grad is not None) for p in trained], device=world.device)
+    dist.all_reduce(used)
+    for parameter, processes in zip(trained, used.tolist(), strict=True):
+        if processes and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
-def _with_weights(model: DualClip, state: dict[str, torch.Tensor]) -> DualClip:
-    other = DualClip(model.config, stretched=model.stretched)
-    other.load_state_dict(state)
-    return other.eval()
+def _backward(
+    state: RunState,
+    config: TrainConfig,
+    plan: BatchPlan,
+    images: torch.Tensor,
+    table: TokenTable,
+    world: World,
+    teacher: Teacher | None,
+    *,
+    weight: float,
+) -> LossParts:
+    """Gradients of the batch's loss, with the graph of the whole batch or of a chunk at a time."""
+    model, dropout = state.model, config.model.patch_dropout
+    share = config.batch // world.size
+    mine = range(world.rank * share, (world.rank + 1) * share)
+    chunk = config.chunk or share
+    kinds: list[list[Callable[[], torch.Tensor]]] = [
+        [_image_chunk(model, part, dropout) for part in torch.split(images, chunk)]
+    ]
+    branches = [_Branch(texts, mine, share, world) if texts else None for texts in (plan.short, plan.long)]
+    for branch in branches:
+        if branch is not None and branch.own:
+            tokens = table.batch(branch.own, model.config.context_length).to(world.device)
+            groups = text_groups(tokens, limit=config.chunk)
+            branch.order = torch.argsort(torch.cat([group.rows for group in groups])).to(world.device)
+            branch.kind = len(kinds)
+            kinds.append(text_chunks(model, tokens, groups))
+    found: list[LossParts] = []
+
+    def loss_of(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
+        joined = gather_counted(embeddings[0], [share] * world.size, world)
+        short, long = (None if b is None else b.joined(embeddings, joined, world) for b in branches)
+        parts = batch_loss(
+            joined,
+            short,
+            long,
+            plan,
+            model.logit_scale.exp(),
+            weight=weight,
+            config=config.loss,
+            teacher=teacher,
+        )
+        found.append(parts)
+        scaled: torch.Tensor = state.scaler.scale(parts.total)
+        return scaled
+
+    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    with torch.autocast(world.device.type, autocast, enabled=autocast is not None):
+        if config.chunk:
+            cached_backward(kinds, loss_of)
+        else:
+            total = loss_of([torch.cat([part() for part in chunks]) for chunks in kinds])
+    if not config.chunk:
+        total.backward()  # type: ignore[no-untyped-call]
+    return found[0]
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside, flush, rename: a killed run leaves the old checkpoint or the new one."""
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+def _image_chunk(model: Any, part: torch.Tensor, dropout: float) -> Callable[[], torch.Tensor]:
+    return lambda: image_embeddings(model, part, patch_dropout=dropout)
+
+
+class _Branch:
+    """This process's texts of a branch, and how the texts of all processes come together."""
+
+    def __init__(self, plan: TextsPlan, mine: range, share: int, world: World) -> None:
+        owner = [member // share for member in plan.members]
+        texts = plan.texts[: len(plan.members)]
+        wrong = plan.texts[len(plan.members) :]
+        wrong_owner = [owner[place] for place in plan.wrong_of]
+        self.counts = [owner.count(rank) for rank in range(world.size)]
+        self.wrong_counts = [wrong_owner.count(rank) for rank in range(world.size)]
+        self.own = [text for text, rank in zip(texts, owner, strict=True) if rank == world.rank]
+        self.own += [text for text, rank in zip(wrong, wrong_owner, strict=True) if rank == world.rank]
+        self.order = torch.zeros(0, dtype=torch.long)
+        self.kind = -1
+
+    def joined(self, kinds: Sequence[torch.Tensor], images: torch.Tensor, world: World) -> BranchEmbeddings:
+        """Embeddings of all processes' texts, in the order of the plan."""
+        rows = images[:0] if self.kind < 0 else kinds[self.kind][self.order]
+        number = self.counts[world.rank]
+        texts = gather_counted(rows[:number], self.counts, world)
+        wrong = gather_counted(rows[number:], self.wrong_counts, world) if sum(self.wrong_counts) else None
+        return BranchEmbeddings(texts, wrong)
+
+
+def _weight(config: TrainConfig) -> PairWeight:
+    start, end = (None if v < 0 else v for v in (config.loss.weight_start, config.loss.weight_end))
+    return pair_weight_from_name(config.loss.weight, start=start, end=end)
+
+
+def _teacher(config: TrainConfig, state: RunState) -> Teacher | None:
+    if not config.loss.teacher:
+        return None
+    teacher, width = Teacher(Path(config.loss.teacher)), state.model.config.embed_dim
+    if teacher.dimension != width:
+        raise InputError(
+            f"{config.loss.teacher} holds embeddings of D = {teacher.dimension}, the model's have {width}; "
+            "embed with a teacher of the same D"
+        )
+    return teacher
+
+
+class _Log:
+    """JSON lines on disk and to the caller; the first process writes."""
+
+    def __init__(
+        self, path: Path, report: Callable[[dict[str, Any]], None], *, enabled: bool, steps: int
+    ) -> None:
+        self.path, self.report, self.enabled, self.steps = path, report, enabled, steps
+        self.started, self.done = time.monotonic(), 0
+
+    def write(self, row: dict[str, Any], *, images: int) -> None:
+        """Add a line; rates count from the start of this process."""
+        if not self.enabled:
+            return
+        self.done += images
+        rate = self.done / (time.monotonic() - self.started)
+        left = (self.steps - row["step"]) * images / rate
+        row = row | {"images_per_s": round(rate, 1), "left_s": round(left)}
+        try:
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written ({error.strerror or error})") from error
+        self.report(row)

@@ -19,7 +19,16 @@ from torch import nn
 from lrsclip_train.kps import effective_table
 from lrsclip_train.stem import STEM_CHANNELS, STEM_STRIDE, MobileNetV2Stem
 
-__all__ = ["MINI", "VIT_B_16", "VIT_B_32", "VIT_L_14", "VIT_L_14_336", "ClipConfig", "DualClip"]
+__all__ = [
+    "ARCHITECTURES",
+    "MINI",
+    "VIT_B_16",
+    "VIT_B_32",
+    "VIT_L_14",
+    "VIT_L_14_336",
+    "ClipConfig",
+    "DualClip",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ VIT_B_16 = ClipConfig("ViT-B/16", 512, 224, 16, 768, 12, 512, 12)
 VIT_L_14 = ClipConfig("ViT-L/14", 768, 224, 14, 1024, 24, 768, 12)
 VIT_L_14_336 = ClipConfig("ViT-L/14-336", 768, 336, 14, 1024, 24, 768, 12)
 MINI = ClipConfig("mini", 512, 192, 1, 256, 4, 256, 4, stem="mobilenetv2")
+ARCHITECTURES = {shape.name: shape for shape in (MINI, VIT_B_32, VIT_B_16, VIT_L_14, VIT_L_14_336)}
+"""Shapes by name."""
 
 
 class QuickGELU(nn.Module):
@@ -109,9 +120,26 @@ class Attention(nn.Module):
         n, t, c = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        if x.device.type == "cpu" and q.dtype == torch.bfloat16:
+            y = _attention_by_products(q, k, v, causal=causal)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         out: torch.Tensor = self.out_proj(y.transpose(1, 2).reshape(n, t, c))
         return out
+
+
+def _attention_by_products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
+) -> torch.Tensor:
+    """Attention as two matrix products, (N, heads, T, C) each.
+
+    torch's fused kernel is made for long sequences: in bfloat16 on a CPU this was 2 to 7 times as
+    fast at 16 to 248 tokens, forward and backward (torch 2.13).
+    """
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        logits = logits + logits.new_full(logits.shape[-2:], -math.inf).triu(1)
+    return torch.softmax(logits, dim=-1).to(v.dtype) @ v
 
 
 class Block(nn.Module):
@@ -184,11 +212,28 @@ class ImageTower(nn.Module):
             pixels = self.stem(pixels)
         return self.tokens_from_features(pixels)
 
-    def tokens_from_features(self, features: torch.Tensor) -> torch.Tensor:
-        """What the patch convolution reads, (N, C, H, W) -> (N, 1 + P, C) tokens."""
+    def tokens_from_features(
+        self,
+        features: torch.Tensor,
+        *,
+        kept: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the patch convolution reads, (N, C, H, W) -> (N, 1 + P, C) tokens.
+
+        Args:
+            features: Pixels, or what the stem gives.
+            kept: (N, K) patches that stay, of all that the convolution gives; None keeps all.
+            positions: (N, P) places in the image of the patches that the convolution gives; None where
+                they are the whole grid.
+        """
         x = self.conv1(features).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1) + self.positional_embedding.to(x.dtype)
+        table = self.positional_embedding.to(x.dtype)
+        x = x + (table[1:] if positions is None else table[1:][positions])
+        if kept is not None:
+            x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
+        x = torch.cat([first + table[0], x], dim=1)
         out: torch.Tensor = self.transformer(self.ln_pre(x))
         return out
 

@@ -107,11 +107,19 @@ class MobileNetV2Stem(nn.Module):
             x = block(x)
         return x
 
-    def late(self, x: torch.Tensor, split: int) -> torch.Tensor:
-        """Output of :meth:`early` through the remaining bottlenecks and the last convolution."""
+    def bottlenecks(self, x: torch.Tensor, split: int) -> torch.Tensor:
+        """Output of :meth:`early` through the remaining bottlenecks."""
         for block in self.blocks[split:]:
             x = block(x)
+        return x
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Output of the bottlenecks through the last convolution, which sees each position alone."""
         return F.relu6(self.last(x))
+
+    def late(self, x: torch.Tensor, split: int) -> torch.Tensor:
+        """Output of :meth:`early` through all the rest."""
+        return self.head(self.bottlenecks(x, split))
 
 
 def load_mobilenetv2(stem: MobileNetV2Stem, path: Path) -> None:

@@ -139,11 +139,16 @@ class Bundle:
     def record(self, precision: str) -> PrecisionRecord:
         """The record of ``precision``.
 
+        bf16 is a setting of a backend and needs no file of its own: where the bundle does not list it, it
+        is the files of fp32 without a report, so that it runs where it is named and passes no gate.
+
         Raises:
             BundleError: If the bundle does not hold it; names those that it holds.
         """
         if precision in self.precisions:
             return self.precisions[precision]
+        if precision == "bf16" and "fp32" in self.precisions:
+            return PrecisionRecord(self.precisions["fp32"].files)
         raise BundleError(
             f"{self.path} holds the precisions {', '.join(self.precisions)}, not {precision}. "
             f"Add it: lrsclip export {self.path} -o {self.path} --precision {precision}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.backends import BACKENDS, why_not
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError
@@ -78,14 +79,18 @@ def check_bundle(
     bundle: Bundle,
     paths: Sequence[Path] = (),
     *,
+    backend: str = "auto",
     threads: int | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> CheckSummary:
     """Hash every file again, run every precision that can run here, and hold it against its gate.
 
+    A backend that was named also runs what is a setting of it, not a file of the bundle: bf16.
+
     Args:
         bundle: Opened, hashes not necessarily verified.
         paths: Images to compare on instead of the probe's; texts are always the probe's.
+        backend: ``auto``, or the name of the one that runs every precision.
         threads: CPU threads.
         advance: Called with the number of images done, of ``paths``.
 
@@ -95,7 +100,8 @@ def check_bundle(
     """
     bundle.verify(use_stamps=False)
     probe = probe_from_bundle(bundle)
-    models, skipped = _models(bundle, threads)
+    precisions = _precisions(bundle, backend)
+    models, skipped = _models(bundle, precisions, backend=backend, threads=threads)
     if not models:
         reasons = "; ".join(f"{name}: {error}" for name, error in skipped.items())
         raise BackendError(f"no precision of {bundle.path} runs here. {reasons}")
@@ -105,7 +111,7 @@ def check_bundle(
     answers = {name: _answers(model, pixels, probe) for name, model in models.items()}
     on_images, failures = _images_answers(models, paths, advance) if paths else ({}, ())
     results = []
-    for name in bundle.precisions:
+    for name in precisions:
         if name in skipped:
             results.append(CheckResult(name, "not run", reason=str(skipped[name])))
             continue
@@ -117,12 +123,22 @@ def check_bundle(
     return CheckSummary(tuple(results), tuple(failures))
 
 
-def _models(bundle: Bundle, threads: int | None) -> tuple[dict[str, Embedder], dict[str, Exception]]:
+def _precisions(bundle: Bundle, backend: str) -> list[str]:
+    """What the bundle holds, and bf16 where the backend that was named runs it here from the fp32 files."""
+    held = list(bundle.precisions)
+    if backend not in BACKENDS or "fp32" not in held or "bf16" in held:
+        return held
+    return held if why_not(BACKENDS[backend], precision="bf16") else [*held, "bf16"]
+
+
+def _models(
+    bundle: Bundle, precisions: Sequence[str], *, backend: str, threads: int | None
+) -> tuple[dict[str, Embedder], dict[str, Exception]]:
     models: dict[str, Embedder] = {}
     skipped: dict[str, Exception] = {}
-    for name in bundle.precisions:
+    for name in precisions:
         try:
-            models[name] = load(bundle, precision=name, threads=threads)
+            models[name] = load(bundle, backend=backend, precision=name, threads=threads)
         except (BackendError, DependencyError) as error:
             skipped[name] = error
     return models, skipped

@@ -6,6 +6,7 @@ length that holds them, which changes nothing: the tower is causal and pools at 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.backends import BACKENDS, Session, choose_backend, open_graph, why_not
+from lrsclip_rt.backend_choice import choose
+from lrsclip_rt.backends import Session, open_graph
 from lrsclip_rt.bundle import Bundle, ModelSpec
 from lrsclip_rt.errors import BackendError, BundleError, ImageError, InputError
 from lrsclip_rt.text_batching import RecentRows, refuse_blank, text_runs
@@ -47,7 +49,8 @@ def load(
 
     Args:
         bundle: A bundle folder; default the built-in model.
-        backend: ``auto`` or a name; one that is named runs or fails with the reason.
+        backend: ``auto`` or a name; one that is named runs or fails with the reason. ``auto`` takes what was
+            measured fastest here (``lrsclip info --measure``), without a measurement ONNX Runtime.
         precision: Default the bundle's own; ``auto`` takes the fastest that passed its gate.
         device: For example ``cpu``; default the backend's choice.
         threads: CPU threads of one run; default the CPUs that this process may use.
@@ -60,9 +63,10 @@ def load(
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    chosen = _choose_precision(opened, precision, backend=backend, device=device)
-    name = choose_backend(backend, precision=chosen, device=device).name
-    return Embedder(opened, backend=name, precision=chosen, device=device, threads=threads)
+    choice = choose(opened, backend=backend, precision=precision, device=device, threads=threads)
+    return Embedder(
+        opened, backend=choice.backend, precision=choice.precision, device=device, threads=threads
+    )
 
 
 class Embedder:
@@ -274,7 +278,14 @@ class Embedder:
         with self._lock:
             if tower not in self._sessions:
                 path = self.bundle.graph_path(tower, self.precision)
-                session = open_graph(path, backend=self.backend, device=self.device, threads=self.threads)
+                session = open_graph(
+                    path,
+                    backend=self.backend,
+                    precision=self.precision,
+                    device=self.device,
+                    threads=self.threads,
+                    content=_content_of(self.bundle, self.precision),
+                )
                 _check_inputs(path, session, tower, self.spec)
                 self._sessions[tower] = session
             return self._sessions[tower]
@@ -290,20 +301,10 @@ class Embedder:
             _log.warning("%d of %d texts were cut at %d tokens", cut, len(batch), self.spec.context_length)
 
 
-def _choose_precision(bundle: Bundle, precision: str | None, *, backend: str, device: str | None) -> str:
-    """The precision asked for, or the bundle's default; for ``auto`` the fastest that passed its gate."""
-    if precision != "auto":
-        chosen = precision or bundle.default_precision
-        bundle.record(chosen)
-        return chosen
-    for candidate in BACKENDS.values():
-        if backend in ("auto", candidate.name):
-            for name in candidate.precisions:
-                held = name in bundle.precisions and bundle.passed(name)
-                if held and why_not(candidate, precision=name, device=device) is None:
-                    return name
-    # Nothing runs: the choice of the backend will say why.
-    return bundle.default_precision
+def _content_of(bundle: Bundle, precision: str) -> str:
+    """Hex SHA-256 that changes with any file of the precision; opening held the files against the records."""
+    files = sorted(bundle.record(precision).files)
+    return hashlib.sha256("\n".join(bundle.files[name].sha256 for name in files).encode()).hexdigest()
 
 
 def _image_list(sources: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

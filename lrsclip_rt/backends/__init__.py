@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from lrsclip_rt.errors import BackendError, DependencyError, LrsclipError
 
-__all__ = ["BACKENDS", "Backend", "Session", "TensorInfo", "choose_backend", "open_graph", "why_not"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "GraphRequest",
+    "Session",
+    "TensorInfo",
+    "choose_backend",
+    "open_graph",
+    "why_not",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,26 @@ class TensorInfo:
 
     dtype: str
     shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRequest:
+    """What to load, and how it is to run.
+
+    Attributes:
+        path: The ONNX file.
+        precision: What the graph is run as; a backend may run one file at several.
+        device: For example ``cpu``.
+        threads: CPU threads of one run; None leaves it to the backend.
+        content: Changes with the graph or its weights; a backend may keep what it compiled under it. None
+            keeps nothing.
+    """
+
+    path: Path
+    precision: str
+    device: str
+    threads: int | None
+    content: str | None = None
 
 
 class Session(Protocol):
@@ -52,7 +81,8 @@ class Backend:
         precisions: What it runs, fastest first.
         refusals: Why it does not run other precisions, by their names.
         obstacle: Returns why it cannot run on this machine, or None where a real run worked.
-        open: Loads a graph: path, device, threads.
+        open: Loads a graph.
+        precision_obstacle: Returns why this machine does not run one of ``precisions``, or None.
     """
 
     name: str
@@ -60,7 +90,8 @@ class Backend:
     precisions: tuple[str, ...]
     refusals: Mapping[str, str]
     obstacle: Callable[[], LrsclipError | None]
-    open: Callable[[Path, str, int | None], Session]
+    open: Callable[[GraphRequest], Session]
+    precision_obstacle: Callable[[str], LrsclipError | None] = lambda precision: None
 
 
 def choose_backend(name: str, *, precision: str, device: str | None = None) -> Backend:
@@ -77,17 +108,22 @@ def choose_backend(name: str, *, precision: str, device: str | None = None) -> B
     """
     if name != "auto" and name not in BACKENDS:
         raise BackendError(f"backend {name!r} is unknown, expected auto or one of {', '.join(BACKENDS)}")
-    reasons = []
+    reasons: list[LrsclipError] = []
+    missing: list[LrsclipError] = []
     for backend in BACKENDS.values() if name == "auto" else [BACKENDS[name]]:
         reason = why_not(backend, precision=precision, device=device)
         if reason is None:
             return backend
-        if name != "auto" or (isinstance(reason, DependencyError) and precision in backend.precisions):
-            # Installing what is missing mends it: that is all the caller needs to read.
+        if name != "auto":
             raise reason
-        reasons.append(str(reason))
+        reasons.append(reason)
+        if isinstance(reason, DependencyError) and precision in backend.precisions:
+            missing.append(reason)
+    if missing:
+        # Installing what is missing mends it: that is all the caller needs to read.
+        raise missing[0]
     where = "" if device is None else f" on {device}"
-    raise BackendError(f"no backend here runs {precision}{where}: {'; '.join(reasons)}")
+    raise BackendError(f"no backend here runs {precision}{where}: {'; '.join(map(str, reasons))}")
 
 
 def why_not(
@@ -107,20 +143,34 @@ def why_not(
         runs, where = ", ".join(backend.precisions), ", ".join(backend.devices)
         detail = backend.refusals.get(precision, "unknown there")
         return BackendError(f"{backend.name} on {where} runs {runs}, not {precision} ({detail})")
-    return None
+    return None if precision is None else backend.precision_obstacle(precision)
 
 
 def open_graph(
-    path: Path, *, backend: str = "onnxruntime", device: str | None = None, threads: int | None = None
+    path: Path,
+    *,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    device: str | None = None,
+    threads: int | None = None,
+    content: str | None = None,
 ) -> Session:
     """Load a graph with a backend that was chosen before.
+
+    Args:
+        path: The ONNX file.
+        backend: A name of ``BACKENDS``.
+        precision: One that this backend runs.
+        device: Default the backend's first.
+        threads: CPU threads of one run.
+        content: Changes with the graph or its weights; see ``GraphRequest``.
 
     Raises:
         BackendError: If the file cannot be loaded.
         DependencyError: If the library is not installed.
     """
     chosen = BACKENDS[backend]
-    return chosen.open(path, device or chosen.devices[0], threads)
+    return chosen.open(GraphRequest(path, precision, device or chosen.devices[0], threads, content))
 
 
 def _onnxruntime_obstacle() -> LrsclipError | None:
@@ -129,17 +179,35 @@ def _onnxruntime_obstacle() -> LrsclipError | None:
     return cpu_obstacle()
 
 
-def _open_onnxruntime(path: Path, device: str, threads: int | None) -> Session:
+def _open_onnxruntime(request: GraphRequest) -> Session:
     from lrsclip_rt.backends.onnxruntime_backend import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(path, threads=threads)
+    return OnnxRuntimeSession(request.path, threads=request.threads)
+
+
+def _openvino_obstacle() -> LrsclipError | None:
+    from lrsclip_rt.backends.openvino_backend import openvino_obstacle
+
+    return openvino_obstacle()
+
+
+def _openvino_precision_obstacle(precision: str) -> LrsclipError | None:
+    from lrsclip_rt.backends.openvino_backend import openvino_precision_obstacle
+
+    return openvino_precision_obstacle(precision)
+
+
+def _open_openvino(request: GraphRequest) -> Session:
+    from lrsclip_rt.backends.openvino_backend import OpenVinoSession
+
+    return OpenVinoSession(request)
 
 
 def _not_yet(name: str) -> Backend:
     """A backend of the command line that this version does not have."""
-    error = BackendError(f"{name} is not in this version, which has onnxruntime on the CPU")
+    error = BackendError(f"{name} is not in this version, which has onnxruntime and openvino on the CPU")
 
-    def refuse(path: Path, device: str, threads: int | None) -> Session:
+    def refuse(request: GraphRequest) -> Session:
         raise error
 
     return Backend(name, (), (), MappingProxyType({}), lambda: error, refuse)
@@ -154,7 +222,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
             refusals=MappingProxyType(
                 {
                     "fp16": "a CPU converts each layer to fp32 and back; it is meant for GPUs",
-                    "bf16": "it is a setting of openvino",
+                    "bf16": "it is a setting of openvino: --backend openvino",
                     "int8": "its symmetric S8S8 layout is meant for tensorrt and openvino; use int8-cpu",
                     "fp8": "it needs a GPU of sm_89 or newer",
                 }
@@ -162,7 +230,21 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
             obstacle=_onnxruntime_obstacle,
             open=_open_onnxruntime,
         ),
-        "openvino": _not_yet("openvino"),
+        "openvino": Backend(
+            name="openvino",
+            devices=("cpu",),
+            precisions=("int8", "bf16", "fp32"),
+            refusals=MappingProxyType(
+                {
+                    "fp16": "it is meant for GPUs; use bf16 or fp32",
+                    "int8-cpu": "its layout is onnxruntime's: --backend onnxruntime",
+                    "fp8": "it needs a GPU of sm_89 or newer",
+                }
+            ),
+            obstacle=_openvino_obstacle,
+            open=_open_openvino,
+            precision_obstacle=_openvino_precision_obstacle,
+        ),
         "tensorrt": _not_yet("tensorrt"),
     }
 )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.backends import TensorInfo
+from lrsclip_rt.backends.probe_graph import PROBE_GRAPH
 from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.errors import BackendError, DependencyError, LrsclipError
 
@@ -25,12 +26,6 @@ _DTYPES = {
     "tensor(int64)": "int64",
 }
 _PROVIDER = "CPUExecutionProvider"
-
-# y = x + x for two floats: opset 17, IR version 8. Written down, so that a real run needs no file.
-_PROBE_GRAPH = (
-    b'\x08\x08:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02B\x04\n\x00\x10\x11"
-)
 
 
 class OnnxRuntimeSession:
@@ -88,12 +83,9 @@ class OnnxRuntimeSession:
 
 @lru_cache(maxsize=1)
 def cpu_obstacle() -> LrsclipError | None:
-    """Why ONNX Runtime cannot run on this machine's CPU; None once a real graph ran.
-
-    The list of providers is fixed when the library is compiled, so it proves nothing.
-    """
+    """Why ONNX Runtime cannot run on this machine's CPU; None once a real graph ran."""
     try:
-        session = _session(_PROBE_GRAPH, threads=1)
+        session = _session(PROBE_GRAPH, threads=1)
         (result,) = session.run(None, {"x": np.array([1, 2], np.float32)})
     except (BackendError, DependencyError) as error:
         return error

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lrsclip_rt.cli.options import bundle_option, json_option
-from lrsclip_rt.cli.output import wants_json
+from lrsclip_rt.cli.output import progress_bar, wants_json
 
 __all__ = ["command"]
 
@@ -38,24 +38,60 @@ _PROVEN = {
 
 @click.command("info")
 @bundle_option
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Time the bundle on every backend now, also where it was before; `auto` then takes the fastest.",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads of the model.")
 @json_option
-def command(bundle: Path | None, as_json: bool) -> None:
+def command(bundle: Path | None, measure: bool, threads: int | None, as_json: bool) -> None:
     """Show versions, devices and backends, what `auto` chooses here and why the rest cannot run.
+
+    `--backend auto` is ONNX Runtime until a bundle was measured, which takes seconds and is remembered for
+    this model, number of threads, processor and these library versions.
 
     \b
     Example:
-        lrsclip info --json
+        lrsclip info --measure
     """
     import json
 
-    facts = collect_facts(bundle)
+    if measure:
+        _measure(bundle, threads)
+    facts = collect_facts(bundle, threads=threads)
     if wants_json(as_json):
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         _print(facts)
 
 
-def collect_facts(bundle: Path | None) -> dict[str, Any]:
+def _measure(path: Path | None, threads: int | None) -> None:
+    """Measure and remember; what became of it is said on stderr."""
+    from lrsclip_rt.backend_choice import keep_measurement
+    from lrsclip_rt.backend_measuring import contenders, measure
+    from lrsclip_rt.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    choices = contenders(bundle)
+    if not choices:
+        click.echo("nothing to measure: no precision and no backend here has a rival", err=True)
+        return
+    with progress_bar("Measuring", len(choices)) as advance:
+        measurement = measure(bundle, threads=threads, advance=advance)
+    for row in measurement.timings:
+        if row.reason is not None:
+            click.echo(f"not measured: {row.precision} on {row.backend}: {row.reason}", err=True)
+    if keep_measurement(bundle, measurement, threads=threads) is None:
+        click.echo(f"measured {_measured_line(asdict(measurement))}", err=True)
+        click.echo(
+            "not remembered: the cache folder cannot be written. Set XDG_CACHE_HOME to one that can, "
+            "or name what is fastest: --backend",
+            err=True,
+        )
+
+
+def collect_facts(bundle: Path | None, *, threads: int | None = None) -> dict[str, Any]:
     """Everything that ``info`` shows, as JSON values; a missing built-in bundle is a fact too."""
     from lrsclip_rt.cpu import cpu_info, gpu_names
 
@@ -67,7 +103,7 @@ def collect_facts(bundle: Path | None) -> dict[str, Any]:
         "cpu": asdict(cpu_info()),
         "gpus": list(gpu_names()),
         "backends": _backends(),
-        "bundle": _bundle(bundle),
+        "bundle": _bundle(bundle, threads),
         "proven": _PROVEN,
     }
 
@@ -94,23 +130,27 @@ def _backends() -> list[dict[str, Any]]:
     rows = []
     for backend in BACKENDS.values():
         reason = why_not(backend)
+        # What this processor lacks is refused like what the backend lacks.
+        lacking = {name: backend.precision_obstacle(name) for name in backend.precisions}
         rows.append(
             {
                 "name": backend.name,
                 "runs": reason is None,
                 "devices": list(backend.devices),
-                "precisions": list(backend.precisions),
-                "refuses": dict(backend.refusals),
+                "precisions": [name for name, error in lacking.items() if error is None],
+                "refuses": {
+                    **backend.refusals,
+                    **{name: str(error) for name, error in lacking.items() if error is not None},
+                },
                 "reason": None if reason is None else str(reason),
             }
         )
     return rows
 
 
-def _bundle(path: Path | None) -> dict[str, Any]:
-    from lrsclip_rt.backends import choose_backend
+def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
+    from lrsclip_rt.backend_choice import choose, kept_measurement
     from lrsclip_rt.bundle import Bundle
-    from lrsclip_rt.embedder import load
     from lrsclip_rt.errors import BackendError, BundleError, DependencyError
 
     try:
@@ -122,15 +162,15 @@ def _bundle(path: Path | None) -> dict[str, Any]:
     precisions = {}
     for name in bundle.precisions:
         try:
-            auto, reason = choose_backend("auto", precision=name).name, None
+            auto, reason = choose(bundle, precision=name, threads=threads).backend, None
         except (BackendError, DependencyError) as error:
             auto, reason = None, str(error)
         precisions[name] = {"passed": bundle.passed(name), "auto": auto, "reason": reason}
     try:
-        # Nothing is loaded by this: it only chooses.
-        fastest = load(bundle, precision="auto").precision
+        fastest = choose(bundle, precision="auto", threads=threads).precision
     except (BackendError, DependencyError):
         fastest = None
+    measured = kept_measurement(bundle, threads=threads)
     return {
         "name": bundle.spec.name,
         "built_in": path is None,
@@ -142,6 +182,7 @@ def _bundle(path: Path | None) -> dict[str, Any]:
         "default_precision": bundle.default_precision,
         "precisions": precisions,
         "auto_precision": fastest,
+        "measured": None if measured is None else asdict(measured),
         "licence": bundle.source.licence,
         "training_data": bundle.source.training_data,
     }
@@ -183,8 +224,24 @@ def _print(facts: dict[str, Any]) -> None:
             auto = f"--backend auto: {record['auto']}" if record["auto"] else record["reason"]
             add(f"  {name}", f"{gate}{default}; {auto}")
         add("  auto", f"--precision auto: {bundle['auto_precision'] or 'nothing runs here'}")
+        add("  measured", _measured_line(bundle["measured"]))
     for where, proof in facts["proven"].items():
         add(f"proven, {where}", proof)
     for warning in facts["warnings"]:
         add("warning", warning)
     console.print(table)
+
+
+def _measured_line(measured: dict[str, Any] | None) -> str:
+    """When, and each median of one image and of one short query."""
+    if measured is None:
+        return "never with these libraries and threads; `lrsclip info --measure` takes seconds"
+    rows = []
+    for row in measured["timings"]:
+        parts = [
+            f"{row[key]:.2f} ms {what}"
+            for key, what in (("image_ms", "an image"), ("text_ms", "a query"))
+            if row[key] is not None
+        ]
+        rows.append(f"{row['precision']} {row['backend']} {', '.join(parts) or 'not run'}")
+    return f"{measured['at']}: {'; '.join(rows)}"

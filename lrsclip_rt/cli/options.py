@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["bundle_option", "json_option", "model_options", "overwrite_option", "split_commas"]
+__all__ = [
+    "backend_option",
+    "bundle_option",
+    "json_option",
+    "model_options",
+    "overwrite_option",
+    "split_commas",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,19 +31,29 @@ def bundle_option(function: F) -> F:
     )(function)
 
 
+def backend_option(function: F) -> F:
+    """``--backend``: what runs the model."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
+        default="auto",
+        show_default=True,
+        help="Inference library; one asked for by name runs or fails with the reason. "
+        "auto: what `lrsclip info --measure` found fastest here, else onnxruntime.",
+    )(function)
+
+
 def model_options(function: F) -> F:
     """``--backend``, ``--precision``, ``--device`` and ``--threads``."""
     for option in (
         click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads of the model."),
         click.option("--device", default=None, help="Device of the backend, e.g. cpu or cuda:0."),
-        click.option("--precision", default=None, help="fp32, fp16, int8-cpu ...  [default: the bundle's]"),
         click.option(
-            "--backend",
-            type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
-            default="auto",
-            show_default=True,
-            help="Inference library; one asked for by name runs or fails with the reason.",
+            "--precision",
+            default=None,
+            help="fp32, int8-cpu, bf16 ... or auto: the fastest that passed.  [default: the bundle's]",
         ),
+        backend_option,
     ):
         function = option(function)
     return function

@@ -65,7 +65,8 @@ def test_the_table_for_people_holds_the_same_facts(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     facts = info.collect_facts(made_bundle)
-    facts["backends"][1]["reason"] = "Install it with: pip install 'lrsclip-rt[openvino]'"
+    missing = {"runs": False, "reason": "Install it with: pip install 'lrsclip-rt[openvino]'"}
+    facts["backends"][1].update(missing)
     facts["warnings"] = ["a warning"]
     facts["gpus"] = ["Orin [nvgpu]"]
     info._print(facts)

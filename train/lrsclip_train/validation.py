@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from lrsclip_rt.errors import TrainingError
-from lrsclip_rt.evaluation import retrieval_metrics
+from lrsclip_rt.evaluation import retrieval_ranks
 from lrsclip_rt.pixels import PixelSpec
 from lrsclip_train.encoding import image_embeddings, text_embeddings
 from lrsclip_train.model import DualClip
@@ -26,7 +26,8 @@ def validate(
 ) -> dict[str, float]:
     """Mean recall of short captions, and of long texts that join three captions or more.
 
-    The gallery is all images each time.
+    The same numbers as ``lrsclip eval retrieval``, and as that with ``--min-captions 3`` for the long texts:
+    the galleries are all images and all texts each time.
 
     Returns:
         ``val_mR`` and, where such long texts exist, ``val_long_mR`` [%].
@@ -38,20 +39,20 @@ def validate(
         [image_embeddings(model, part.to(device)).cpu().numpy() for part in plain_batches(val, spec)]
     )
     shorts = [(text, row) for row, sample in enumerate(val.samples) for text in sample.shorts]
-    longs = [
-        (sample.long, row)
-        for row, sample in enumerate(val.samples)
-        if sample.long and len(sample.shorts) >= _SAYS_MORE
-    ]
+    longs = [(sample.long, row) for row, sample in enumerate(val.samples) if sample.long]
+    says_more = np.array([bool(s.long) and len(s.shorts) >= _SAYS_MORE for s in val.samples])
     scores = {}
-    for name, entries in (("val_mR", shorts), ("val_long_mR", longs)):
-        if entries:
-            texts = [text for text, _ in entries]
-            owners = np.array([row for _, row in entries])
-            rows = _text_rows(model, texts, table, device)
-            if not (np.isfinite(images).all() and np.isfinite(rows).all()):
-                raise TrainingError("the model gives embeddings that are not finite; lower optimizer.lr")
-            scores[name] = round(retrieval_metrics(images, rows, owners, texts).mean_recall, 2)
+    for name, entries, asking in (("val_mR", shorts, None), ("val_long_mR", longs, says_more)):
+        if not entries or (asking is not None and not asking.any()):
+            continue
+        texts = [text for text, _ in entries]
+        owners = np.array([row for _, row in entries])
+        rows = _text_rows(model, texts, table, device)
+        if not (np.isfinite(images).all() and np.isfinite(rows).all()):
+            raise TrainingError("the model gives embeddings that are not finite; lower optimizer.lr")
+        ranks = retrieval_ranks(images, rows, owners, texts)
+        found = (ranks if asking is None else ranks.asked_only(asking)).metrics()
+        scores[name] = round(found.mean_recall, 2)
     return scores
 
 

@@ -72,8 +72,10 @@ class PairBatch:
     longs: tuple[str, ...]
 
     def to(self, device: torch.device) -> PairBatch:
-        moved = (tensor.to(device) for tensor in (self.pixels, self.short_tokens, self.long_tokens))
-        return PairBatch(*moved, self.shorts, self.longs)
+        pixels, short_tokens, long_tokens = (
+            tensor.to(device) for tensor in (self.pixels, self.short_tokens, self.long_tokens)
+        )
+        return PairBatch(pixels, short_tokens, long_tokens, self.shorts, self.longs)
 
     def batch(self, step: int, *, short: bool, long: bool) -> tuple[BatchPlan, torch.Tensor]:
         """The same at every step, as the trainer asks for it; image i owns text i and no other."""

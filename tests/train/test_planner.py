@@ -14,6 +14,7 @@ import pytest
 from lrsclip_rt.errors import InputError
 from lrsclip_train.batches import Planner
 from lrsclip_train.config import TrainConfig
+from lrsclip_train.texts import phrases
 from lrsclip_train.training_samples import Sample
 
 
@@ -159,7 +160,8 @@ def test_equal_long_texts_are_matches_of_each_other(tmp_path: Path) -> None:
 def test_a_prompt_with_the_class_name_belongs_to_all_images_of_the_class(tmp_path: Path) -> None:
     samples = [real(n, category="StorageTanks" if n < 5 else "") for n in range(8)]
     plan = planner(tmp_path, samples, data_category_share=1.0).plan(0).short
-    prompted = np.array(["storage tanks" in text for text in plan.texts])
+    said = phrases("StorageTanks")
+    prompted = np.array([any(phrase in text for phrase in said) for text in plan.texts])
     assert prompted.sum() == 5
     expected = np.eye(8, dtype=bool) | (prompted[:, None] & prompted[None, :])
     assert np.array_equal(plan.positive, expected)

@@ -178,7 +178,7 @@ def test_the_trainers_step_has_the_losses_of_the_eager_one_for_several_steps(scr
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     worst = script.largest_disagreement(
         model,
-        [batch] * 4,
+        [batch] * 3,
         lr=1e-3,
         ours=lambda own: script.OurLoop(own, lr=1e-3, precision="fp32", batch=48),
     )

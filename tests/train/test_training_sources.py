@@ -295,3 +295,19 @@ def test_a_batch_for_no_number_of_processes_is_refused(folder: Path, tmp_path: P
     planner = Planner(config, [source.samples for source in sources])
     with pytest.raises(InputError, match="a batch of 7 cannot be shared out to 2 processes evenly"):
         Reading(config, sources, planner, World(0, 2), spec=pixel_spec(make.TINY), broken=set())
+
+
+def test_made_images_are_shown_as_they_are_because_their_texts_name_places(tmp_path: Path) -> None:
+    from lrsclip_train.augment import Augmentation
+    from lrsclip_train.generated import GeneratedPairs, generate
+    from lrsclip_train.image_loading import ImageLoader
+    from lrsclip_train.samples import tile_views
+
+    generate(tmp_path / "tiles", tile_views([3, 4], size=64))
+    pairs = GeneratedPairs(tmp_path / "tiles")
+    with ImageLoader(
+        pairs, workers=0, augmentation=Augmentation.overhead(0.3), size=64, mean=None, seed=1
+    ) as loader:
+        shown = loader.load(0, [0, 1]).pixels.numpy()
+    for index in range(2):
+        assert np.array_equal(shown[index].transpose(1, 2, 0), np.asarray(pairs.image(index)))

@@ -67,7 +67,7 @@ class GeneratedPairs:
 
     def __getitem__(self, index: int) -> TrainingPair:
         sample = self.samples[index]
-        return TrainingPair(sample.key, sample.shorts, sample.long, sample.category)
+        return TrainingPair(sample.key, sample.shorts, sample.long, sample.category, as_is=True)
 
     def key(self, index: int) -> str:
         """Name of the image."""

@@ -35,6 +35,8 @@ __all__ = ["ImageLoader", "LoadedImages"]
 _CHUNK = 8
 """Images that a worker does at a time: enough to hide the way there and back, few enough to share out."""
 
+_AS_IT_IS = Augmentation.plain()
+
 _Row = tuple["NDArray[np.uint8] | None", "tuple[str, str] | None"]
 
 
@@ -74,12 +76,12 @@ class _Job:
             image = self.source.image(index)
         except ImageError as error:
             return None, (self.source.key(index), str(error))
-        upright = self.keep_upright and self.augmentation.reorients and self._bound(index)
-        return np.asarray(self.augmentation.apply(image, rng, self.size, upright=upright)), None
-
-    def _bound(self, index: int) -> bool:
+        if self.augmentation == _AS_IT_IS:
+            return np.asarray(_AS_IT_IS.apply(image, rng, self.size)), None
         pair = self.source[index]
-        return any(map(orientation_bound, (*pair.shorts, pair.long)))
+        augmentation = _AS_IT_IS if pair.as_is else self.augmentation
+        upright = self.keep_upright and any(map(orientation_bound, (*pair.shorts, pair.long)))
+        return np.asarray(augmentation.apply(image, rng, self.size, upright=upright)), None
 
 
 class ImageLoader:

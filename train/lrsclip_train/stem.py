@@ -130,9 +130,13 @@ def load_mobilenetv2(stem: MobileNetV2Stem, path: Path) -> None:
         path: ``.npz`` with torchvision's names (``features.N...``) and a bias for every convolution.
 
     Raises:
-        CheckpointError: If a tensor is missing or has another shape.
+        CheckpointError: If the file cannot be read, or a tensor is missing or has another shape.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read as an .npz of a MobileNetV2 ({error})") from error
+    with opened as arrays:
         for module, prefix in _torchvision_names(stem):
             for name, parameter in (("weight", module.weight), ("bias", module.bias)):
                 key = f"{prefix}.{name}"

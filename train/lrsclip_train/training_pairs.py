@@ -79,6 +79,7 @@ class TrainingPair:
         long: Long caption, or empty.
         category: Class name, or empty.
         image: Where the encoded image lies, None where a source makes its images.
+        as_is: Its texts say where things lie, so a crop or a turn would make them untrue.
     """
 
     key: str
@@ -86,3 +87,4 @@ class TrainingPair:
     long: str = ""
     category: str = ""
     image: StoredImage | None = None
+    as_is: bool = False

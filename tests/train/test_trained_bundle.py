@@ -15,9 +15,10 @@ from lrsclip_rt.embedder import load
 from lrsclip_rt.evaluation import retrieval_metrics
 from lrsclip_train.checkpoints import model_from_checkpoint, read_checkpoint
 from lrsclip_train.encoding import image_embeddings, text_embeddings
+from lrsclip_train.pair_sources import FolderPairs
 from lrsclip_train.prepare import prepare
 from lrsclip_train.release import save_release
-from lrsclip_train.sources import pixel_spec, plain_batches
+from lrsclip_train.sources import PixelSource, pixel_spec, plain_batches
 from lrsclip_train.texts import TokenTable
 from lrsclip_train.validation import validate
 
@@ -69,3 +70,26 @@ def test_a_bundle_of_the_released_file_answers_as_the_validation_did(tmp_path: P
     assert found == pytest.approx(validated, abs=0.2)
     assert found == pytest.approx(logged, abs=0.2)
     assert 0 < found < 100
+
+
+def test_long_texts_are_asked_for_where_they_say_more_and_searched_among_all(tmp_path: Path) -> None:
+    """Images and texts with known embeddings: a rival that does not ask itself still counts."""
+    rows = make.tile_rows(tmp_path, 16)
+    for number in range(6):
+        rows[number]["short"].append(f"a third caption of number {number}")
+    make.write_pairs(tmp_path, rows, val=16)
+    val = PixelSource(FolderPairs(tmp_path, split="val"))
+    model = make.tiny_model().eval()
+    spec = pixel_spec(model.config)
+    scores = validate(model, val, TokenTable(), spec=spec, device=torch.device("cpu"))
+
+    longs = [row["long"] for row in rows]
+    with torch.no_grad():
+        images = torch.cat([image_embeddings(model, part) for part in plain_batches(val, spec)]).numpy()
+        texts = text_embeddings(model, TokenTable().batch(longs, model.config.context_length)).numpy()
+    cosines = images @ texts.T
+    recalls = []
+    for similar in (cosines, cosines.T):
+        rivals = [int((similar[i] >= similar[i, i]).sum()) - 1 for i in range(6)]
+        recalls += [100 * np.mean([rank < cut for rank in rivals]) for cut in (1, 5, 10)]
+    assert scores["val_long_mR"] == pytest.approx(np.mean(recalls), abs=0.006)

@@ -73,6 +73,7 @@ def scratch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConf
         data_tiles=3,
         data_tile_share=0.25,
         data_hard_negatives=0.5,
+        data_details=3,
         data_word_drop=0.1,
     )
     prepare(config)
@@ -219,6 +220,7 @@ def test_chunks_give_the_losses_and_weights_of_the_whole_batch(
             data_tiles=4,
             data_tile_share=0.25,
             data_hard_negatives=1.0,
+            data_details=4,
             data_cache=str(tmp_path / "cache"),
         )
         found.append((make.run_of(config)["trained"], [row["loss"] for row in make.log_of(config)]))

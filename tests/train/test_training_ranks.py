@@ -106,6 +106,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(
             data_tiles=5,
             data_tile_share=0.25,
             data_hard_negatives=0.7,
+            data_details=4,
         )
         for name in ("one", "two")
     ]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lrsclip_rt.errors import InputError
 from lrsclip_train.config import TrainConfig
+from lrsclip_train.details import excerpts, swapped_places
 from lrsclip_train.texts import PROMPTS, phrases
 
-__all__ = ["BatchPlan", "Draw", "Planner", "TextSample", "TextsPlan", "alike"]
+__all__ = ["BatchPlan", "DetailsPlan", "Draw", "Planner", "TextSample", "TextsPlan", "alike"]
 
 
 class TextSample(Protocol):
@@ -48,6 +49,9 @@ class TextSample(Protocol):
     def wrong(self) -> tuple[str, ...]:
         """Long texts that are untrue of the image by one detail."""
 
+
+_MOSAICS, _TILES, _SCENES = 1, 2, 3
+"""Places of the made images among a run's sources."""
 
 # Rendered class -> real classes whose images it also describes; such pairs are no negatives.
 _SAME = {
@@ -103,6 +107,15 @@ class TextsPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DetailsPlan:
+    """Made images, each with an excerpt of its long text and the same with a detail wrong."""
+
+    draws: tuple[Draw, ...]
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
     """A step: its images, their names, and both branches; a branch without weight is None."""
 
@@ -110,6 +123,7 @@ class BatchPlan:
     keys: tuple[str, ...]
     short: TextsPlan | None
     long: TextsPlan | None
+    details: DetailsPlan | None = None
 
 
 class Planner:
@@ -137,6 +151,14 @@ class Planner:
                     f"{count} of {config.batch} images of a batch are {name}, but there are none"
                 )
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
+        rendered = len(sources[_TILES]) + len(sources[_SCENES])
+        mosaics = data.details // 5 if sources[_MOSAICS] else 0
+        self.detail_counts = (mosaics, data.details - mosaics)
+        if self.detail_counts[0] > len(sources[_MOSAICS]) or self.detail_counts[1] > rendered:
+            raise InputError(
+                f"data.details is {data.details}, but there are {len(sources[_MOSAICS])} mosaics and "
+                f"{rendered} rendered images; raise data.tiles and data.scenes"
+            )
 
     def plan(
         self, step: int, *, short: bool = True, long: bool = True, without: Collection[tuple[int, int]] = ()
@@ -156,6 +178,7 @@ class Planner:
             tuple(sample.key for sample in samples),
             self._short(samples, np.random.default_rng((self.config.seed, 5, step))) if short else None,
             self._long(samples, np.random.default_rng((self.config.seed, 6, step))) if long else None,
+            self._details(step, without) if self.config.data.details else None,
         )
 
     def draws(self, step: int, *, without: Collection[tuple[int, int]] = ()) -> tuple[Draw, ...]:
@@ -168,6 +191,30 @@ class Planner:
         # Every process of a run gets its share of each source.
         order = np.random.default_rng((self.config.seed, 7, step)).permutation(len(draws))
         return tuple(draws[place] for place in order)
+
+    def detail_draws(self, step: int, *, without: Collection[tuple[int, int]] = ()) -> tuple[Draw, ...]:
+        """The made images of ``step`` whose details are compared; no image twice in a step."""
+        rng = np.random.default_rng((self.config.seed, 8, step))
+        tiles = len(self.sources[_TILES])
+        mosaics, rendered = self.detail_counts
+        places = [(_MOSAICS, int(row)) for row in _chosen(rng, len(self.sources[_MOSAICS]), mosaics)]
+        for row in _chosen(rng, tiles + len(self.sources[_SCENES]), rendered):
+            places.append((_TILES, int(row)) if row < tiles else (_SCENES, int(row) - tiles))
+        draws = [Draw(source, self._readable(source, index, without), 0) for source, index in places]
+        return tuple(draws[place] for place in rng.permutation(len(draws)))
+
+    def _details(self, step: int, without: Collection[tuple[int, int]]) -> DetailsPlan:
+        rng = np.random.default_rng((self.config.seed, 9, step))
+        draws = self.detail_draws(step, without=without)
+        pairs = []
+        for draw in draws:
+            sample = self.sources[draw.source][draw.index]
+            if sample.wrong:
+                wrong = sample.wrong[int(rng.integers(len(sample.wrong)))]
+            else:
+                wrong = swapped_places(sample.long, rng)
+            pairs.append(excerpts(sample.long, wrong, rng))
+        return DetailsPlan(draws, tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
 
     def _readable(self, source: int, index: int, without: Collection[tuple[int, int]]) -> int:
         length = len(self.sources[source])
@@ -247,6 +294,11 @@ class Planner:
             return text
         kept = [word for word in text.split() if rng.random() >= self.config.data.word_drop]
         return " ".join(kept) or text
+
+
+def _chosen(rng: np.random.Generator, length: int, count: int) -> NDArray[np.int64]:
+    """``count`` different numbers below ``length``."""
+    return rng.choice(length, count, replace=False) if count else np.zeros(0, np.int64)
 
 
 def _owned(own: Sequence[TextSample], shown: Sequence[str]) -> NDArray[np.bool_]:

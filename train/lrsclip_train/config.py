@@ -101,6 +101,8 @@ class DataConfig:
         category_share: Share of the short captions that give way to a prompt with the class name.
         long_share: Share of images with a long text of their own that show it; mosaics and scenes always do.
         hard_negatives: Share of the long rendered texts that bring a copy with one wrong detail.
+        details: Made images of a step, beside the batch, whose texts are compared with copies that have one
+            detail wrong, sentence by sentence; a fifth are mosaics, if there are any.
         word_drop: Chance to leave a word of a short caption out.
         broken: Share of the images that may fail to decode before the run stops.
         augment: How images are changed.
@@ -124,6 +126,7 @@ class DataConfig:
     category_share: float = 0.0
     long_share: float = 1.0
     hard_negatives: float = 0.0
+    details: int = 0
     word_drop: float = 0.0
     broken: float = 0.01
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -142,6 +145,8 @@ class LossConfig:
         multi_positive: Whether repeated captions count as each other's matches.
         teacher: ``.npz`` with a teacher's embeddings, see :mod:`lrsclip_train.teacher`; empty: none.
         teacher_weight: Weight of the distance to them beside L.
+        detail_weight: Weight of telling right details from wrong ones beside L.
+        detail_scale: Multiplies the difference of both cosines in it.
     """
 
     weight: str = "constant"
@@ -152,6 +157,8 @@ class LossConfig:
     multi_positive: bool = True
     teacher: str = ""
     teacher_weight: float = 0.0
+    detail_weight: float = 1.0
+    detail_scale: float = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +231,10 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("chunk", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        counts = {"chunk": self.chunk, "seed": self.seed, "data.details": self.data.details}
+        for name, count in counts.items():
+            if count < 0:
+                raise InputError(f"{name} must not be negative, got {count}")
         shares = {"model.patch_dropout": self.model.patch_dropout, "optimizer.ema": self.optimizer.ema}
         for name, share in shares.items():
             if not 0.0 <= share < 1.0:

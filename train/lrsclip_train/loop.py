@@ -19,14 +19,15 @@ import torch
 import torch.distributed as dist
 
 from lrsclip_rt.errors import InputError, TrainingError
-from lrsclip_train.batches import BatchPlan, Planner, TextsPlan
+from lrsclip_train.batches import BatchPlan, Planner
 from lrsclip_train.config import TrainConfig
 from lrsclip_train.encoding import image_embeddings, text_chunks, text_groups
 from lrsclip_train.gathering import World, average_gradients, gather_counted
 from lrsclip_train.gradient_cache import cached_backward
-from lrsclip_train.objective import BranchEmbeddings, LossParts, batch_loss
+from lrsclip_train.objective import LossParts, batch_loss
 from lrsclip_train.run_state import RunState, first_state, load_state, save_state, stretched_state
 from lrsclip_train.schedules import PairWeight, learning_rate, pair_weight_from_name
+from lrsclip_train.shares import BranchShare, DetailShare
 from lrsclip_train.sources import ImageSource, Reading, pixel_spec
 from lrsclip_train.teacher import Teacher
 from lrsclip_train.texts import TokenTable
@@ -41,7 +42,7 @@ class Batches(Protocol):
     """Gives the batch of any step; :class:`~lrsclip_train.sources.Reading` does."""
 
     def batch(self, step: int, *, short: bool, long: bool) -> tuple[BatchPlan, torch.Tensor]:
-        """The plan of the whole batch, and the images of this process's part of it."""
+        """The plan of the whole batch, and the images of this process's part of it, then of its details."""
 
 
 def train(
@@ -148,7 +149,8 @@ def train_step(
         model.logit_scale.clamp_(0.0, math.log(config.optimizer.max_scale))
     state.average_weights(config.optimizer.ema)
     row: dict[str, Any] = {"step": step + 1, "lr": float(f"{lr:.4g}"), "loss": round(total, 4)}
-    for name, part in (("short", parts.short), ("long", parts.long), ("teacher", parts.teacher)):
+    named = {"short": parts.short, "long": parts.long, "teacher": parts.teacher, "detail": parts.detail}
+    for name, part in named.items():
         if part is not None:
             row[name] = round(float(part.detach()), 4)
     scale = float(model.logit_scale.detach().exp())
@@ -193,9 +195,11 @@ def _backward(
     mine = range(world.rank * share, (world.rank + 1) * share)
     chunk = config.chunk or share
     kinds: list[list[Callable[[], torch.Tensor]]] = [
-        [_image_chunk(model, part, dropout) for part in torch.split(images, chunk)]
+        [_image_chunk(model, part, dropout) for part in torch.split(images[:share], chunk)]
     ]
-    branches = [_Branch(texts, mine, share, world) if texts else None for texts in (plan.short, plan.long)]
+    branches = [
+        BranchShare(texts, mine, share, world) if texts else None for texts in (plan.short, plan.long)
+    ]
     for branch in branches:
         if branch is not None and branch.own:
             tokens = table.batch(branch.own, model.config.context_length).to(world.device)
@@ -203,6 +207,15 @@ def _backward(
             branch.order = torch.argsort(torch.cat([group.rows for group in groups])).to(world.device)
             branch.kind = len(kinds)
             kinds.append(text_chunks(model, tokens, groups))
+    details = DetailShare(plan.details, world) if plan.details else None
+    if details is not None:
+        # Whole images: a detail may lie in any patch.
+        details.kind = len(kinds)
+        kinds.append([_image_chunk(model, part, 0.0) for part in torch.split(images[share:], chunk)])
+        tokens = table.batch(details.own, model.config.context_length).to(world.device)
+        groups = text_groups(tokens, limit=config.chunk)
+        details.order = torch.argsort(torch.cat([group.rows for group in groups])).to(world.device)
+        kinds.append(text_chunks(model, tokens, groups))
     found: list[LossParts] = []
 
     def loss_of(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -217,6 +230,7 @@ def _backward(
             weight=weight,
             config=config.loss,
             teacher=teacher,
+            details=None if details is None else details.joined(embeddings, world),
         )
         found.append(parts)
         scaled: torch.Tensor = state.scaler.scale(parts.total)
@@ -235,30 +249,6 @@ def _backward(
 
 def _image_chunk(model: Any, part: torch.Tensor, dropout: float) -> Callable[[], torch.Tensor]:
     return lambda: image_embeddings(model, part, patch_dropout=dropout)
-
-
-class _Branch:
-    """This process's texts of a branch, and how the texts of all processes come together."""
-
-    def __init__(self, plan: TextsPlan, mine: range, share: int, world: World) -> None:
-        owner = [member // share for member in plan.members]
-        texts = plan.texts[: len(plan.members)]
-        wrong = plan.texts[len(plan.members) :]
-        wrong_owner = [owner[place] for place in plan.wrong_of]
-        self.counts = [owner.count(rank) for rank in range(world.size)]
-        self.wrong_counts = [wrong_owner.count(rank) for rank in range(world.size)]
-        self.own = [text for text, rank in zip(texts, owner, strict=True) if rank == world.rank]
-        self.own += [text for text, rank in zip(wrong, wrong_owner, strict=True) if rank == world.rank]
-        self.order = torch.zeros(0, dtype=torch.long)
-        self.kind = -1
-
-    def joined(self, kinds: Sequence[torch.Tensor], images: torch.Tensor, world: World) -> BranchEmbeddings:
-        """Embeddings of all processes' texts, in the order of the plan."""
-        rows = images[:0] if self.kind < 0 else kinds[self.kind][self.order]
-        number = self.counts[world.rank]
-        texts = gather_counted(rows[:number], self.counts, world)
-        wrong = gather_counted(rows[number:], self.wrong_counts, world) if sum(self.wrong_counts) else None
-        return BranchEmbeddings(texts, wrong)
 
 
 def _weight(config: TrainConfig) -> PairWeight:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from lrsclip_rt.errors import InputError, TrainingError
 
-__all__ = ["distillation_loss", "multi_positive_loss", "principal_components"]
+__all__ = ["detail_loss", "distillation_loss", "multi_positive_loss", "principal_components"]
 
 _LEFT_OUT = -1e30
 """Logit of a pair that leaves a softmax; finite, so that a row without any pair stays free of NaN."""
@@ -138,6 +138,34 @@ def principal_components(features: torch.Tensor, k: int) -> torch.Tensor:
             basis = torch.linalg.eigh(covariance).eigenvectors[:, -k:].to(rows.dtype)
         coarse: torch.Tensor = (centred @ basis) @ basis.T + mean
         return coarse
+
+
+def detail_loss(
+    images: torch.Tensor, right: torch.Tensor, wrong: torch.Tensor, *, scale: float
+) -> torch.Tensor:
+    """How badly images tell their own text from one with a detail wrong: the logistic loss of the margin.
+
+    Nothing else of the batch is compared: what an excerpt says ("it lies on the left") may well be true of
+    other images.
+
+    Args:
+        images: (N, D) unit rows.
+        right: (N, D) unit rows, texts that are true of them.
+        wrong: (N, D) unit rows, texts that are not.
+        scale: Multiplies the difference of both cosines.
+
+    Returns:
+        Scalar float32; log 2 where nothing is told apart.
+
+    Raises:
+        InputError: If the shapes disagree or there is no row.
+    """
+    if not (len(images) and images.shape == right.shape == wrong.shape):
+        shapes = ", ".join(str(tuple(rows.shape)) for rows in (images, right, wrong))
+        raise InputError(f"images and both kinds of texts must have the same shape and a row; got {shapes}")
+    with torch.autocast(images.device.type, enabled=False):
+        margins = (_wide(images) * (_wide(right) - _wide(wrong))).sum(dim=1)
+        return F.softplus(-scale * margins).mean()
 
 
 def distillation_loss(

@@ -8,10 +8,10 @@ import torch
 
 from lrsclip_train.batches import BatchPlan, TextsPlan
 from lrsclip_train.config import LossConfig
-from lrsclip_train.losses import multi_positive_loss, principal_components
+from lrsclip_train.losses import detail_loss, multi_positive_loss, principal_components
 from lrsclip_train.teacher import Teacher
 
-__all__ = ["BranchEmbeddings", "LossParts", "batch_loss"]
+__all__ = ["BranchEmbeddings", "DetailEmbeddings", "LossParts", "batch_loss"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +23,15 @@ class BranchEmbeddings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DetailEmbeddings:
+    """(K, D) unit rows of images, their true texts, and the texts with a detail wrong."""
+
+    images: torch.Tensor
+    right: torch.Tensor
+    wrong: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LossParts:
     """The total that is minimised and what it is made of; a branch that is off is None."""
 
@@ -30,6 +39,7 @@ class LossParts:
     short: torch.Tensor | None
     long: torch.Tensor | None
     teacher: torch.Tensor | None = None
+    detail: torch.Tensor | None = None
 
 
 def batch_loss(
@@ -42,8 +52,9 @@ def batch_loss(
     weight: float,
     config: LossConfig,
     teacher: Teacher | None = None,
+    details: DetailEmbeddings | None = None,
 ) -> LossParts:
-    """L = weight * L_long + (1 - weight) * L_short over the batch, and the distance to a teacher if any.
+    """L = weight * L_long + (1 - weight) * L_short over the batch, and what else the config asks for.
 
     Args:
         images: (N, D) unit rows of all images of the plan.
@@ -54,6 +65,7 @@ def batch_loss(
         weight: a, the share of the long branch.
         config: Smoothing and number of principal components.
         teacher: Embeddings that images and short texts are drawn to.
+        details: Images whose right texts are told from wrong ones.
     """
     total = images.new_zeros(())
     parts: list[torch.Tensor | None] = []
@@ -74,7 +86,11 @@ def batch_loss(
         if short is not None and plan.short is not None:
             distance = distance + teacher.text_distance(short.texts, plan.short.unthinned)
         total = total + config.teacher_weight * distance
-    return LossParts(total, parts[0], parts[1], distance)
+    noticed = None
+    if details is not None:
+        noticed = detail_loss(details.images, details.right, details.wrong, scale=config.detail_scale)
+        total = total + config.detail_weight * noticed
+    return LossParts(total, parts[0], parts[1], distance, noticed)
 
 
 def _branch_loss(

@@ -128,10 +128,9 @@ class Reading:
         spec: PixelSpec,
         broken: set[tuple[int, int]],
     ) -> None:
-        if config.batch % world.size:
-            raise InputError(
-                f"a batch of {config.batch} cannot be shared out to {world.size} processes evenly"
-            )
+        for count, name in ((config.batch, "a batch"), (config.data.details, "data.details")):
+            if count % world.size:
+                raise InputError(f"{name} of {count} cannot be shared out to {world.size} processes evenly")
         self.config, self.sources, self.planner, self.world = config, sources, planner, world
         self.broken = broken
         self._share = config.batch // world.size
@@ -165,7 +164,7 @@ class Reading:
             self._loader.close()
 
     def batch(self, step: int, *, short: bool, long: bool) -> tuple[BatchPlan, torch.Tensor]:
-        """The plan of ``step``, and this process's images in its order.
+        """The plan of ``step``, and this process's images in its order, those of its details last.
 
         An image that cannot be read is left out for good, and the step is planned anew without it.
 
@@ -174,7 +173,7 @@ class Reading:
         """
         while True:
             if self._loader is None:
-                own = self._own(self.planner.draws(step))
+                own = self._own_draws(step)
                 images = torch.from_numpy(np.stack([self._features(d) for d in own]).astype(np.float32))
                 break
             loaded = self._loader.load(step, self._indices(step))
@@ -186,8 +185,17 @@ class Reading:
         plan = self.planner.plan(step, short=short, long=long, without=self.broken)
         return plan, images.to(self.world.device)
 
-    def _own(self, draws: Sequence[Draw]) -> Sequence[Draw]:
-        return draws[self.world.rank * self._share : (self.world.rank + 1) * self._share]
+    def _own_draws(self, step: int) -> list[Draw]:
+        """This process's part of the batch, then of the images whose details are compared."""
+        rank, size = self.world.rank, self.world.size
+        own: list[Draw] = []
+        for draws in (
+            self.planner.draws(step, without=self.broken),
+            self.planner.detail_draws(step, without=self.broken),
+        ):
+            share = len(draws) // size
+            own.extend(draws[rank * share : (rank + 1) * share])
+        return own
 
     def _features(self, draw: Draw) -> NDArray[np.float16]:
         source = self.sources[draw.source]
@@ -195,7 +203,7 @@ class Reading:
         return source.features(draw.index, draw.view)
 
     def _indices(self, step: int) -> list[int]:
-        own = self._own(self.planner.draws(step, without=self.broken))
+        own = self._own_draws(step)
         return [self._joined.starts[draw.source] + draw.index for draw in own]
 
     def _upcoming(self, step: int) -> list[int]:

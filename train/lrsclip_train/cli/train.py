@@ -164,7 +164,9 @@ class _Display:
                 if key not in ("step", "left_s"):
                     self._board.add_scalar(key, value, row["step"])
         left = row["left_s"]
-        parts = [f"{key} {row[key]}" for key in ("loss", "short", "long", "teacher", "lr") if key in row]
+        parts = [
+            f"{key} {row[key]}" for key in ("loss", "short", "long", "teacher", "detail", "lr") if key in row
+        ]
         clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
         parts += [f"{row['images_per_s']} images/s", f"{clock} left"]
         line = "  ".join(parts)

@@ -1,4 +1,4 @@
-"""Pillow's 8-bit bicubic resampling in NumPy, bit for bit.
+"""Pillow's 8-bit bicubic and bilinear resampling in NumPy, bit for bit.
 
 Pillow resizes in two passes with fixed-point weights of 22 fractional bits and rounds to 8 bits after each
 pass. This twin does the same for any window of the output and touches nothing else, so its memory does not
@@ -12,14 +12,24 @@ concerns images more than twice as high as wide: see :func:`vertical_first`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRECISION_BITS", "ResampleTable", "resample_table", "resized_window", "vertical_first"]
+__all__ = [
+    "PRECISION_BITS",
+    "Interpolation",
+    "ResampleTable",
+    "resample_table",
+    "resized_window",
+    "vertical_first",
+]
 
 PRECISION_BITS = 22
-_SUPPORT = 2.0
+
+Interpolation = Literal["bicubic", "bilinear"]
+"""Pillow's filter of that name; both are stretched where the image shrinks, against aliasing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,25 +45,34 @@ class ResampleTable:
     weights: NDArray[np.int32]
 
 
-def resample_table(in_size: int, out_size: int, start: int = 0, stop: int | None = None) -> ResampleTable:
-    """Weights of Pillow's antialiased bicubic filter for output samples ``start`` to ``stop``.
+def resample_table(
+    in_size: int,
+    out_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    interpolation: Interpolation = "bicubic",
+) -> ResampleTable:
+    """Weights of Pillow's antialiased filter for output samples ``start`` to ``stop``.
 
     Args:
         in_size: Input length [px].
         out_size: Length [px] of the whole output.
         start: First output sample wanted.
         stop: End of the output samples wanted; ``None`` is ``out_size``.
+        interpolation: The filter.
     """
+    reach, kernel = (2.0, _bicubic) if interpolation == "bicubic" else (1.0, _bilinear)
     # The order of operations is Pillow's (ImagingResample, precompute_coeffs): each double must round alike.
     scale = float(np.float32(in_size)) / out_size
     filter_scale = max(scale, 1.0)
-    support = _SUPPORT * filter_scale
+    support = reach * filter_scale
     centre = (np.arange(start, out_size if stop is None else stop) + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     end = np.minimum((centre + support + 0.5).astype(np.int64), in_size)
     taps = np.arange(int(np.max(end - first, initial=1)))
     x = ((taps + first[:, None]) - centre[:, None] + 0.5) * (1.0 / filter_scale)
-    weights = np.where(taps < (end - first)[:, None], _bicubic(x), 0.0)
+    weights = np.where(taps < (end - first)[:, None], kernel(x), 0.0)
     # cumsum adds from left to right as Pillow does; sum would add pairwise.
     total = np.cumsum(weights, axis=1)[:, -1:]
     weights = np.divide(weights, total, out=weights, where=total != 0.0)
@@ -96,6 +115,7 @@ def resized_window(
     col_off: int,
     rows: int,
     cols: int,
+    interpolation: Interpolation = "bicubic",
     pillow_major: int | None = None,
 ) -> NDArray[np.uint8]:
     """Resize to ``height x width`` and return only a window of it.
@@ -108,13 +128,15 @@ def resized_window(
         col_off: First output column wanted.
         rows: Output rows wanted.
         cols: Output columns wanted.
+        interpolation: The filter.
         pillow_major: Major version of Pillow to follow; ``None`` is the installed one.
 
     Returns:
-        ``(rows, cols, C) uint8``, equal to the same crop of Pillow's ``resize((width, height), BICUBIC)``.
+        ``(rows, cols, C) uint8``, equal to the same crop of Pillow's ``resize((width, height), BICUBIC)``
+        or ``BILINEAR``.
     """
-    down = _Axis(height, row_off, rows)
-    across = _Axis(width, col_off, cols)
+    down = _Axis(height, row_off, rows, interpolation)
+    across = _Axis(width, col_off, cols, interpolation)
     in_height, in_width = pixels.shape[:2]
     if vertical_first(in_height, in_width, height, width, pillow_major=pillow_major):
         turned = _two_passes(pixels.swapaxes(0, 1), down, across)
@@ -129,9 +151,11 @@ class _Axis:
     out_size: int
     start: int
     count: int
+    interpolation: Interpolation
 
     def table(self, in_size: int) -> ResampleTable:
-        return resample_table(in_size, self.out_size, self.start, self.start + self.count)
+        stop = self.start + self.count
+        return resample_table(in_size, self.out_size, self.start, stop, interpolation=self.interpolation)
 
 
 def _two_passes(pixels: NDArray[np.uint8], inner: _Axis, outer: _Axis) -> NDArray[np.uint8]:
@@ -164,6 +188,11 @@ def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
     weights: NDArray[np.float64] = np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
     return weights
+
+
+def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The triangle."""
+    return np.maximum(1.0 - np.abs(x), 0.0)
 
 
 def _pass(pixels: NDArray[np.uint8], table: ResampleTable) -> NDArray[np.uint8]:

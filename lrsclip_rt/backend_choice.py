@@ -4,7 +4,7 @@
 in the order of ``BACKENDS`` until ``lrsclip info --measure`` has timed this bundle on this machine; from
 then on it takes what was fastest. A measurement holds for one model, number of threads, processor and set
 of library versions; any other is measured anew. Precisions are never chosen unless ``auto`` is asked for,
-and then among those that passed their gates.
+and then among those that passed their gates and that no record on real data speaks against.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from lrsclip_rt.cpu import available_cpus, cpu_info
 from lrsclip_rt.errors import BackendError
 from lrsclip_rt.file_stamps import cache_folder
 
-__all__ = ["Choice", "Measurement", "Timing", "candidates", "choose", "keep_measurement", "kept_measurement"]
+__all__ = [
+    "Choice",
+    "Measurement",
+    "Timing",
+    "candidates",
+    "choose",
+    "keep_measurement",
+    "kept_measurement",
+    "passed_on",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +137,7 @@ def choose(
         if why_not(BACKENDS[choice.backend], precision=choice.precision, device=device) is None:
             return choice
     # Nothing runs: this says why.
-    name = choices[0].precision if choices else _allowed(bundle, precision)[0]
+    name = choices[0].precision if choices else _allowed(bundle, precision, backend)[0]
     return Choice(choose_backend(backend, precision=name, device=device).name, name)
 
 
@@ -139,27 +148,36 @@ def candidates(bundle: Bundle, *, backend: str = "auto", precision: str | None =
         BundleError: If the bundle lacks the precision.
         BackendError: If ``precision`` is ``auto`` and none passed its gate.
     """
-    allowed = _allowed(bundle, precision)
+    allowed = _allowed(bundle, precision, backend)
     return [
         Choice(candidate.name, name)
         for candidate in BACKENDS.values()
         if backend in ("auto", candidate.name)
         for name in candidate.precisions
-        if name in allowed
+        if name in allowed and (precision != "auto" or bundle.passed(name, candidate.name))
     ]
 
 
-def _allowed(bundle: Bundle, precision: str | None) -> list[str]:
+def passed_on(bundle: Bundle, precision: str, backend: str = "auto") -> bool:
+    """``precision`` passed its gates on a backend; for ``auto`` on at least one of those that run it."""
+    running = [b.name for b in BACKENDS.values() if backend in ("auto", b.name) and precision in b.precisions]
+    if not running:
+        return bundle.passed(precision)
+    return any(bundle.passed(precision, name) for name in running)
+
+
+def _allowed(bundle: Bundle, precision: str | None, backend: str) -> list[str]:
     """The precision asked for, the default, or for ``auto`` all that passed, the default first."""
     if precision != "auto":
         name = precision or bundle.default_precision
         bundle.record(name)
         return [name]
-    passed = [name for name in bundle.precisions if bundle.passed(name)]
+    passed = [name for name in bundle.precisions if passed_on(bundle, name, backend)]
     if not passed:
+        where = "" if backend == "auto" else f" on {backend}"
         raise BackendError(
-            f"no precision of {bundle.path} passed its gate, so --precision auto has nothing to choose "
-            f"from. Name one of {', '.join(bundle.precisions)}"
+            f"no precision of {bundle.path} passed its gates{where}, so --precision auto has nothing to "
+            f"choose from. Name one of {', '.join(bundle.precisions)}"
         )
     return sorted(passed, key=lambda name: name != bundle.default_precision)
 

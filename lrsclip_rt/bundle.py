@@ -19,6 +19,7 @@ from lrsclip_rt.bundle_records import (
 from lrsclip_rt.errors import BundleError
 from lrsclip_rt.file_stamps import sha256_of_file, sha256_with_stamp
 from lrsclip_rt.parity import Gate
+from lrsclip_rt.task_changes import TaskGate
 
 __all__ = ["BUILT_IN", "MANIFEST_FILE", "PROBE_FILE", "TOWERS", "Bundle", "ModelSpec", "SourceRecord"]
 
@@ -129,12 +130,23 @@ class Bundle:
         """What ``precision`` must reach: the code's thresholds, or this bundle's tighter ones."""
         return self.manifest.gates[precision]
 
-    def passed(self, precision: str) -> bool:
-        """The stored report of ``precision`` reaches today's gate; fp32 is the yardstick itself."""
-        report = self.record(precision).parity
-        if report is None:
+    def task_gate(self, precision: str) -> TaskGate:
+        """What ``precision`` may cost on data: the code's thresholds, or this bundle's tighter ones."""
+        return self.manifest.task_gates[precision]
+
+    def passed(self, precision: str, backend: str | None = None) -> bool:
+        """The stored reports of ``precision`` reach today's gates; fp32 is the yardstick itself.
+
+        Args:
+            precision: One of ``precisions``.
+            backend: Its record on real data counts, where there is one; None counts that of every backend.
+        """
+        record = self.record(precision)
+        if any(not tasks.passed for name, tasks in record.tasks.items() if backend in (None, name)):
+            return False
+        if record.parity is None:
             return precision == "fp32"
-        return replace(report, gate=self.gate(precision)).passed
+        return replace(record.parity, gate=self.gate(precision)).passed
 
     def record(self, precision: str) -> PrecisionRecord:
         """The record of ``precision``.

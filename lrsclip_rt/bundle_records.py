@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from lrsclip_rt.errors import BundleError, InputError
 from lrsclip_rt.json_fields import Fields
 from lrsclip_rt.parity import GATES, Gate, ParityReport
+from lrsclip_rt.task_changes import TASK_GATE, TaskGate
+from lrsclip_rt.task_parity import TaskReport
 
 if TYPE_CHECKING:
     from lrsclip_rt.pixels import PixelSpec
@@ -129,11 +131,19 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecord:
-    """The files of one precision, how near it is to fp32, and free notes (JSON values)."""
+    """One precision of a bundle.
+
+    Attributes:
+        files: Graphs and their weight files.
+        parity: How near it is to fp32, or None where it is the yardstick.
+        notes: Free JSON values.
+        tasks: What it costs on real data, by backend, where that was recorded.
+    """
 
     files: tuple[str, ...]
     parity: ParityReport | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, TaskReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,7 @@ class Manifest:
     default_precision: str
     gates: Mapping[str, Gate]
     presence_threshold: float | None = None
+    task_gates: Mapping[str, TaskGate] = field(default_factory=lambda: dict.fromkeys(GATES, TASK_GATE))
 
     @property
     def identity(self) -> str:
@@ -172,15 +183,20 @@ class Manifest:
             },
             "default_precision": self.default_precision,
         }
-        tightened = {name: asdict(gate) for name, gate in sorted(self.gates.items()) if gate != GATES[name]}
-        if tightened:
-            record["thresholds"] = tightened
+        tightened = {name: self._tightened(name) for name in sorted(self.gates)}
+        if any(tightened.values()):
+            record["thresholds"] = {name: values for name, values in tightened.items() if values}
         if self.presence_threshold is not None:
             record["presence_threshold"] = self.presence_threshold
         try:
             return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
             raise BundleError(f"bundle.json cannot be written: {error}") from error
+
+    def _tightened(self, name: str) -> dict[str, float]:
+        """The thresholds of a precision, where the bundle has its own."""
+        cosines = {} if self.gates[name] == GATES[name] else asdict(self.gates[name])
+        return cosines if self.task_gates[name] == TASK_GATE else cosines | asdict(self.task_gates[name])
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -196,14 +212,17 @@ class Manifest:
                 f"bundle.json has format_version {version}, this version reads up to {FORMAT_VERSION}. "
                 "Upgrade lrsclip-rt, or export the bundle again with this version"
             )
+        thresholds = top.take("thresholds", optional=True)
+        gates, task_gates = _gates(thresholds)
         manifest = cls(
             spec=_spec(top.group("model")),
             source=_source(top.group("source")),
             files=MappingProxyType(_files(top.group("files"))),
-            precisions=MappingProxyType(_precisions(top.group("precisions"))),
+            precisions=MappingProxyType(_precisions(top.group("precisions"), gates, task_gates)),
             default_precision=top.text("default_precision"),
-            gates=MappingProxyType(_gates(top.take("thresholds", optional=True))),
+            gates=MappingProxyType(gates),
             presence_threshold=top.number("presence_threshold") if top.has("presence_threshold") else None,
+            task_gates=MappingProxyType(task_gates),
         )
         top.end()
         manifest.check()
@@ -314,13 +333,16 @@ def _files(group: Fields) -> dict[str, FileRecord]:
     return records
 
 
-def _precisions(group: Fields) -> dict[str, PrecisionRecord]:
+def _precisions(
+    group: Fields, gates: Mapping[str, Gate], task_gates: Mapping[str, TaskGate]
+) -> dict[str, PrecisionRecord]:
     records: dict[str, PrecisionRecord] = {}
     for name, value in group.items():
         if name not in GATES:
             raise BundleError(f"precision {name[:40]!r} is unknown, expected one of {', '.join(GATES)}")
         entry = Fields(value, f"precision {name}")
         files, parity, notes = entry.texts("files"), entry.take("parity"), entry.take("notes")
+        tasks = _tasks(entry, name, gates[name], task_gates[name])
         entry.end()
         if not isinstance(notes, dict):
             raise BundleError(f"precision {name}: notes must be an object, got {notes!r:.60}")
@@ -330,27 +352,47 @@ def _precisions(group: Fields) -> dict[str, PrecisionRecord]:
             raise BundleError(f"precision {name}: {error}") from error
         if report is not None and report.precision != name:
             raise BundleError(f"precision {name} carries the parity report of {report.precision[:40]!r}")
-        records[name] = PrecisionRecord(files, report, MappingProxyType(notes))
+        records[name] = PrecisionRecord(files, report, MappingProxyType(notes), MappingProxyType(tasks))
     return records
 
 
-def _gates(thresholds: Any) -> dict[str, Gate]:
+def _tasks(entry: Fields, name: str, gate: Gate, tasks: TaskGate) -> dict[str, TaskReport]:
+    """What was recorded of a precision on real data, by backend; bundles without it are valid."""
+    reports: dict[str, TaskReport] = {}
+    if not entry.has("tasks"):
+        return reports
+    for backend, record in entry.group("tasks").items():
+        where = f"precision {name}: tasks: {backend[:40]}"
+        report = TaskReport.from_dict(record, where=where, gate=gate, tasks=tasks)
+        if (report.precision, report.backend) != (name, backend):
+            raise BundleError(f"{where} is of {report.precision[:40]!r} on {report.backend[:40]!r}")
+        reports[backend] = report
+    return reports
+
+
+def _gates(thresholds: Any) -> tuple[dict[str, Gate], dict[str, TaskGate]]:
     """The code's gates, tightened by the bundle's; a looser one is refused."""
-    gates = dict(GATES)
+    gates, task_gates = dict(GATES), dict.fromkeys(GATES, TASK_GATE)
     if thresholds is None:
-        return gates
+        return gates, task_gates
+    of_tasks = {field.name for field in fields(TaskGate)}
     for name, values in Fields(thresholds, "thresholds of bundle.json").items():
         if name not in gates or not isinstance(values, dict):
             raise BundleError(
                 f"thresholds of bundle.json: {name[:40]!r} must be a known precision with an object"
             )
         try:
-            gates[name] = gates[name].tightened(values)
+            cosines = {key: value for key, value in values.items() if key not in of_tasks}
+            gates[name] = gates[name].tightened(cosines)
+            task_gates[name] = TASK_GATE.tightened({k: v for k, v in values.items() if k in of_tasks})
         except InputError as error:
             raise BundleError(f"thresholds of bundle.json: {name}: {error}") from error
-    return gates
+    return gates, task_gates
 
 
 def _precision_to_json(record: PrecisionRecord) -> dict[str, Any]:
     parity = None if record.parity is None else record.parity.to_dict()
-    return {"files": sorted(record.files), "parity": parity, "notes": dict(record.notes)}
+    entry = {"files": sorted(record.files), "parity": parity, "notes": dict(record.notes)}
+    if record.tasks:
+        entry["tasks"] = {backend: record.tasks[backend].to_dict() for backend in sorted(record.tasks)}
+    return entry

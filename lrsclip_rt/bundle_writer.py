@@ -23,6 +23,8 @@ from lrsclip_rt.errors import BundleError, InputError, OutputExistsError
 from lrsclip_rt.file_stamps import sha256_of_file
 from lrsclip_rt.folder_swap import put_in_place, reach_disk, refuse_target
 from lrsclip_rt.parity import GATES, Gate, ParityReport
+from lrsclip_rt.task_changes import TASK_GATE, TaskGate
+from lrsclip_rt.task_parity import TaskReport
 
 __all__ = ["BundleWriter", "SourceRecord", "text_tower_copy"]
 
@@ -42,6 +44,7 @@ class BundleWriter:
         overwrite: Replace an existing bundle; a folder that is no bundle is never replaced.
         gates: Thresholds by precision, tighter than the constants; those not named keep theirs.
         presence_threshold: The calibrated threshold of "is it here at all", a cosine.
+        task_gates: The same for what a precision may cost on data.
 
     Raises:
         OutputExistsError: If ``path`` exists and may not be replaced.
@@ -62,12 +65,14 @@ class BundleWriter:
         overwrite: bool = False,
         gates: Mapping[str, Gate] | None = None,
         presence_threshold: float | None = None,
+        task_gates: Mapping[str, TaskGate] | None = None,
     ) -> None:
         self._path = Path(path)
         self._spec = spec
         self._source = source
         self._overwrite = overwrite
         self._gates = {**GATES, **(gates or {})}
+        self._task_gates = {**dict.fromkeys(GATES, TASK_GATE), **(task_gates or {})}
         self._presence_threshold = presence_threshold
         self._precisions: dict[str, PrecisionRecord] = {}
         self._default: str | None = None
@@ -99,6 +104,7 @@ class BundleWriter:
             overwrite=own if overwrite is None else overwrite or own,
             gates=bundle.manifest.gates,
             presence_threshold=bundle.manifest.presence_threshold,
+            task_gates=bundle.manifest.task_gates,
         )
         writer._origin = bundle
         writer._precisions = dict(bundle.precisions)
@@ -149,6 +155,7 @@ class BundleWriter:
         files: Sequence[str],
         parity: ParityReport | Mapping[str, Any] | None,
         notes: Mapping[str, Any] | None = None,
+        tasks: Mapping[str, TaskReport] | None = None,
     ) -> None:
         """Record a precision whose files lie in ``folder``; replaces an earlier record of that name.
 
@@ -157,6 +164,7 @@ class BundleWriter:
             files: Graphs and their weight files, relative to ``folder``.
             parity: The report against fp32, or None where it is the yardstick.
             notes: JSON values worth keeping, for example how it was calibrated.
+            tasks: What these files cost on real data, by backend.
 
         Raises:
             BundleError: If the name is unknown, a file is missing or the report is not one.
@@ -171,7 +179,7 @@ class BundleWriter:
             report = ParityReport.from_dict(parity) if isinstance(parity, Mapping) else parity
         except InputError as error:
             raise BundleError(f"precision {name}: {error}") from error
-        self._precisions[name] = PrecisionRecord(tuple(files), report, dict(notes or {}))
+        self._precisions[name] = PrecisionRecord(tuple(files), report, dict(notes or {}), dict(tasks or {}))
 
     def remove_precision(self, name: str) -> None:
         """Forget a precision and delete the files that no other one uses."""
@@ -210,6 +218,7 @@ class BundleWriter:
                 or ("fp32" if "fp32" in self._precisions else next(iter(self._precisions), "")),
                 gates=self._gates,
                 presence_threshold=self._presence_threshold,
+                task_gates=self._task_gates,
             )
             # What is written must be what every reader accepts, so it is read back by the same rules.
             text = manifest.to_json()
@@ -282,8 +291,15 @@ def text_tower_copy(bundle: Bundle, path: str | Path, *, precisions: Sequence[st
     """
     chosen = list(precisions or [bundle.default_precision])
     wanted = {name: _text_files(bundle, name) for name in chosen}
-    gates, threshold = bundle.manifest.gates, bundle.manifest.presence_threshold
-    with BundleWriter(path, bundle.spec, bundle.source, gates=gates, presence_threshold=threshold) as writer:
+    writer = BundleWriter(
+        path,
+        bundle.spec,
+        bundle.source,
+        gates=bundle.manifest.gates,
+        presence_threshold=bundle.manifest.presence_threshold,
+        task_gates=bundle.manifest.task_gates,
+    )
+    with writer:
         files = {VOCABULARY_FILE, *(file for names in wanted.values() for file in names)}
         for file in sorted(files):
             target = writer.folder / file
@@ -291,7 +307,9 @@ def text_tower_copy(bundle: Bundle, path: str | Path, *, precisions: Sequence[st
             shutil.copyfile(bundle.path / file, target)
         for name, names in wanted.items():
             record = bundle.record(name)
-            writer.add_precision(name, files=names, parity=record.parity, notes=record.notes)
+            writer.add_precision(
+                name, files=names, parity=record.parity, notes=record.notes, tasks=record.tasks
+            )
         writer.set_default(chosen[0])
         return writer.finish()
 

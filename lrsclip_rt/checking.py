@@ -10,15 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.backend_choice import Choice
 from lrsclip_rt.backends import BACKENDS, why_not
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.embedder import Embedder, load
-from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError
+from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError, LrsclipError
 from lrsclip_rt.image_stream import stream_pixels
 from lrsclip_rt.parity import TRIMMING_TOLERANCE, Embeddings, ParityReport, compare
 from lrsclip_rt.probe import Probe, probe_from_bundle
+from lrsclip_rt.task_parity import TaskReport
 
-__all__ = ["CheckResult", "CheckSummary", "check_bundle", "row_from_result"]
+__all__ = [
+    "CheckResult",
+    "CheckSummary",
+    "Contender",
+    "check_bundle",
+    "check_contenders",
+    "contenders_at",
+    "row_from_result",
+]
 
 _BATCH = 8
 _DENSE_IMAGES = 4
@@ -39,6 +49,7 @@ class CheckResult:
         inputs: ``probe`` or ``images``.
         report: The comparison; for fp32 with the bundle's stored answers, else with fp32 run here.
         trimming: Largest difference between the short and the fixed text graph.
+        tasks: What it costs on data sets; None without any, and for the yardstick itself.
     """
 
     precision: str
@@ -48,6 +59,7 @@ class CheckResult:
     inputs: str | None = None
     report: ParityReport | None = None
     trimming: float | None = None
+    tasks: TaskReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,29 @@ class CheckSummary:
     def passed(self) -> bool:
         """Nothing that ran failed."""
         return all(result.status != "failed" for result in self.results)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """A precision that is to be checked: the model that runs it, or why none does.
+
+    Attributes:
+        precision: Its name.
+        backend: What runs it, or was asked to; None where no backend does.
+        model: The model.
+        obstacle: Why there is none.
+    """
+
+    precision: str
+    backend: str | None
+    model: Embedder | None = None
+    obstacle: LrsclipError | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """Its name among those that run."""
+        assert self.backend is not None
+        return Choice(self.backend, self.precision)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,28 +134,79 @@ def check_bundle(
         BackendError: If no precision can run here.
     """
     bundle.verify(use_stamps=False)
-    probe = probe_from_bundle(bundle)
-    precisions = _precisions(bundle, backend)
-    models, skipped = _models(bundle, precisions, backend=backend, threads=threads)
+    contenders = contenders_at(bundle, backend, threads=threads)
+    models = {one.choice: one.model for one in contenders if one.model is not None}
     if not models:
-        reasons = "; ".join(f"{name}: {error}" for name, error in skipped.items())
+        reasons = "; ".join(f"{one.precision}: {one.obstacle}" for one in contenders)
         raise BackendError(f"no precision of {bundle.path} runs here. {reasons}")
-    if paths and "fp32" not in models:
+    fp32 = next((choice for choice in models if choice.precision == "fp32"), None)
+    if paths and fp32 is None:
         raise BundleError(f"{bundle.path} has no fp32 that runs here to compare with. Leave --images out")
-    pixels = _probe_pixels(probe, bundle)
-    answers = {name: _answers(model, pixels, probe) for name, model in models.items()}
     on_images, failures = _images_answers(models, paths, advance) if paths else ({}, ())
-    results = []
-    for name in precisions:
-        if name in skipped:
-            results.append(CheckResult(name, "not run", reason=str(skipped[name])))
-            continue
-        report, inputs = _report(bundle, name, probe, answers, on_images)
-        trimming = float(np.abs(answers[name].texts - answers[name].texts_fixed).max())
-        reason = _reason(report, trimming)
-        status = "passed" if reason is None else "failed"
-        results.append(CheckResult(name, status, reason, models[name].backend, inputs, report, trimming))
+    results = check_contenders(bundle, contenders, fp32=fp32, on_images=on_images)
     return CheckSummary(tuple(results), tuple(failures))
+
+
+def contenders_at(bundle: Bundle, backend: str, *, threads: int | None) -> list[Contender]:
+    """Every precision of the bundle at a backend, or at the one that ``auto`` takes for it.
+
+    Nothing is loaded yet. bf16 is among them where the backend that was named runs it here.
+    """
+    contenders = []
+    for name in _precisions(bundle, backend):
+        try:
+            model = load(bundle, backend=backend, precision=name, threads=threads)
+            contenders.append(Contender(name, model.backend, model))
+        except (BackendError, DependencyError) as error:
+            asked = None if backend == "auto" else backend
+            contenders.append(Contender(name, asked, obstacle=error))
+    return contenders
+
+
+def check_contenders(
+    bundle: Bundle,
+    contenders: Sequence[Contender],
+    *,
+    fp32: Choice | None,
+    on_images: Mapping[Choice, Rows] = {},
+) -> list[CheckResult]:
+    """Hold every contender against fp32 on the bundle's probe, and fp32 against the stored answers.
+
+    Args:
+        bundle: Whose probe is asked.
+        contenders: Those to check.
+        fp32: The one that the others are held against; None for the stored answers.
+        on_images: Rows of other images, to compare instead of the probe's.
+
+    Returns:
+        One result for each, in their order. One whose run fails has failed.
+
+    Raises:
+        BundleError: If there is no probe, or it is damaged.
+        LrsclipError: If ``fp32`` cannot run.
+    """
+    probe = probe_from_bundle(bundle)
+    pixels = _probe_pixels(probe, bundle)
+    answers: dict[Choice, _Answers] = {}
+    errors: dict[Choice, LrsclipError] = {}
+    for one in contenders:
+        if one.model is None:
+            continue
+        try:
+            answers[one.choice] = _answers(one.model, pixels, probe)
+        except LrsclipError as error:
+            if one.choice == fp32:
+                raise
+            errors[one.choice] = error
+    results = []
+    for one in contenders:
+        if one.model is None:
+            results.append(CheckResult(one.precision, "not run", str(one.obstacle), one.backend))
+        elif one.choice in errors:
+            results.append(CheckResult(one.precision, "failed", str(errors[one.choice]), one.backend))
+        else:
+            results.append(_result(bundle, one.choice, probe, answers, fp32, on_images))
+    return results
 
 
 def _precisions(bundle: Bundle, backend: str) -> list[str]:
@@ -129,19 +215,6 @@ def _precisions(bundle: Bundle, backend: str) -> list[str]:
     if backend not in BACKENDS or "fp32" not in held or "bf16" in held:
         return held
     return held if why_not(BACKENDS[backend], precision="bf16") else [*held, "bf16"]
-
-
-def _models(
-    bundle: Bundle, precisions: Sequence[str], *, backend: str, threads: int | None
-) -> tuple[dict[str, Embedder], dict[str, Exception]]:
-    models: dict[str, Embedder] = {}
-    skipped: dict[str, Exception] = {}
-    for name in precisions:
-        try:
-            models[name] = load(bundle, backend=backend, precision=name, threads=threads)
-        except (BackendError, DependencyError) as error:
-            skipped[name] = error
-    return models, skipped
 
 
 def _probe_pixels(probe: Probe, bundle: Bundle) -> Rows:
@@ -161,45 +234,62 @@ def _answers(model: Embedder, pixels: Rows, probe: Probe) -> _Answers:
 
 
 def _images_answers(
-    models: Mapping[str, Embedder], paths: Sequence[Path], advance: Callable[[int], None]
-) -> tuple[dict[str, Rows], list[tuple[Path, ImageError]]]:
+    models: Mapping[Choice, Embedder], paths: Sequence[Path], advance: Callable[[int], None]
+) -> tuple[dict[Choice, Rows], list[tuple[Path, ImageError]]]:
     """Decode each image once and run it at every precision; only embeddings are kept."""
     spec = next(iter(models.values())).spec
-    rows: dict[str, list[Rows]] = {name: [] for name in models}
+    rows: dict[Choice, list[Rows]] = {choice: [] for choice in models}
     failures: list[tuple[Path, ImageError]] = []
     for batch in stream_pixels(((path, path) for path in paths), spec.pixel_spec, batch_size=_BATCH):
-        for name, model in models.items():
-            rows[name].append(model.embed_pixels(batch.pixels))
+        for choice, model in models.items():
+            rows[choice].append(model.embed_pixels(batch.pixels))
         failures += batch.failures
         advance(len(batch.keys) + len(batch.failures))
-    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    if not len(joined["fp32"]):
+    joined = {choice: np.concatenate(parts) for choice, parts in rows.items()}
+    if not len(next(iter(joined.values()))):
         raise failures[0][1]
     return joined, failures
 
 
+def _result(
+    bundle: Bundle,
+    choice: Choice,
+    probe: Probe,
+    answers: Mapping[Choice, _Answers],
+    fp32: Choice | None,
+    on_images: Mapping[Choice, Rows],
+) -> CheckResult:
+    ours = answers[choice]
+    report, inputs = _report(bundle, choice, probe, answers, fp32, on_images)
+    trimming = float(np.abs(ours.texts - ours.texts_fixed).max())
+    reason = _reason(report, trimming)
+    status = "passed" if reason is None else "failed"
+    return CheckResult(choice.precision, status, reason, choice.backend, inputs, report, trimming)
+
+
 def _report(
     bundle: Bundle,
-    name: str,
+    choice: Choice,
     probe: Probe,
-    answers: Mapping[str, _Answers],
-    on_images: Mapping[str, Rows],
+    answers: Mapping[Choice, _Answers],
+    fp32: Choice | None,
+    on_images: Mapping[Choice, Rows],
 ) -> tuple[ParityReport, str]:
-    ours = answers[name]
+    ours = answers[choice]
     inputs = "probe"
     candidate = Embeddings(ours.images, ours.both_texts(), ours.patches)
-    if name == "fp32" or "fp32" not in answers:
+    if choice.precision == "fp32" or fp32 is None:
         stored_texts = np.concatenate([probe.text_embeddings] * 2)
         reference = Embeddings(probe.image_embeddings, stored_texts)
         candidate = replace(candidate, patches=None)
     else:
-        fp32 = answers["fp32"]
-        reference = Embeddings(fp32.images, fp32.both_texts(), fp32.patches)
+        theirs = answers[fp32]
+        reference = Embeddings(theirs.images, theirs.both_texts(), theirs.patches)
         if on_images:
             inputs = "images"
-            reference = replace(reference, images=on_images["fp32"])
-            candidate = replace(candidate, images=on_images[name])
-    report = compare(reference, candidate, precision=name, gate=bundle.gate(name))
+            reference = replace(reference, images=on_images[fp32])
+            candidate = replace(candidate, images=on_images[choice])
+    report = compare(reference, candidate, precision=choice.precision, gate=bundle.gate(choice.precision))
     return replace(report, n_texts=len(probe.texts)), inputs
 
 
@@ -232,4 +322,5 @@ def row_from_result(result: CheckResult) -> dict[str, Any]:
         "inputs": result.inputs,
         "short_vs_fixed_text": result.trimming,
         "report": None if result.report is None else result.report.to_dict(),
+        "tasks": None if result.tasks is None else result.tasks.to_dict(),
     }

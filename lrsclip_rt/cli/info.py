@@ -149,7 +149,7 @@ def _backends() -> list[dict[str, Any]]:
 
 
 def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
-    from lrsclip_rt.backend_choice import choose, kept_measurement
+    from lrsclip_rt.backend_choice import choose, kept_measurement, passed_on
     from lrsclip_rt.bundle import Bundle
     from lrsclip_rt.errors import BackendError, BundleError, DependencyError
 
@@ -165,7 +165,7 @@ def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
             auto, reason = choose(bundle, precision=name, threads=threads).backend, None
         except (BackendError, DependencyError) as error:
             auto, reason = None, str(error)
-        precisions[name] = {"passed": bundle.passed(name), "auto": auto, "reason": reason}
+        precisions[name] = {"passed": passed_on(bundle, name), "auto": auto, "reason": reason}
     try:
         fastest = choose(bundle, precision="auto", threads=threads).precision
     except (BackendError, DependencyError):
@@ -182,6 +182,11 @@ def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
         "default_precision": bundle.default_precision,
         "precisions": precisions,
         "auto_precision": fastest,
+        "tasks": {
+            name: {backend: report.to_dict() for backend, report in record.tasks.items()}
+            for name, record in bundle.precisions.items()
+            if record.tasks
+        },
         "measured": None if measured is None else asdict(measured),
         "licence": bundle.source.licence,
         "training_data": bundle.source.training_data,
@@ -223,6 +228,8 @@ def _print(facts: dict[str, Any]) -> None:
             default = ", default" if name == bundle["default_precision"] else ""
             auto = f"--backend auto: {record['auto']}" if record["auto"] else record["reason"]
             add(f"  {name}", f"{gate}{default}; {auto}")
+            for backend, report in bundle["tasks"].get(name, {}).items():
+                add(f"    {backend}", _tasks_line(report))
         add("  auto", f"--precision auto: {bundle['auto_precision'] or 'nothing runs here'}")
         add("  measured", _measured_line(bundle["measured"]))
     for where, proof in facts["proven"].items():
@@ -230,6 +237,22 @@ def _print(facts: dict[str, Any]) -> None:
     for warning in facts["warnings"]:
         add("warning", warning)
     console.print(table)
+
+
+def _tasks_line(report: dict[str, Any]) -> str:
+    """What a precision costs on data, as it was recorded."""
+    parts = []
+    for one in report["sets"]:
+        said = [
+            f"{change['captions']} mR {change['fp32']['mR']:.2f} -> {change['found']['mR']:.2f}"
+            for change in one["retrieval"][:1]
+        ]
+        said += [
+            f"{p['reference_right']} -> {p['found_right']} of {p['images']} right" for p in one["predictions"]
+        ]
+        parts.append(f"{one['name']}{' ' + one['split'] if one['split'] else ''}: {', '.join(said)}")
+    verdict = "passed" if report["passed"] else "FAILED"
+    return f"{verdict} on data, {report['at'][:10]}: {'; '.join(parts)}"
 
 
 def _measured_line(measured: dict[str, Any] | None) -> str:

@@ -21,7 +21,7 @@ from lrsclip_rt.backend_choice import choose
 from lrsclip_rt.backends import Session, open_graph
 from lrsclip_rt.bundle import Bundle, ModelSpec
 from lrsclip_rt.errors import BackendError, BundleError, ImageError, InputError
-from lrsclip_rt.text_batching import RecentRows, refuse_blank, text_runs
+from lrsclip_rt.text_batching import RecentRows, TextRow, refuse_blank, text_runs
 
 if TYPE_CHECKING:
     from lrsclip_rt.image_stream import EmbeddedBatch
@@ -44,6 +44,7 @@ def load(
     precision: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    text_cache: int = 256,
 ) -> Embedder:
     """Open a bundle for embedding; graphs are loaded when first used.
 
@@ -54,18 +55,28 @@ def load(
         precision: Default the bundle's own; ``auto`` takes the fastest that passed its gate.
         device: For example ``cpu``; default the backend's choice.
         threads: CPU threads of one run; default the CPUs that this process may use.
+        text_cache: Queries whose embeddings are kept, so that the same words cost no second run; those that
+            were used longest ago go first. 0 keeps none.
 
     Raises:
+        InputError: If ``threads`` or ``text_cache`` is too small.
         BundleError: If the bundle is broken or lacks the precision.
         BackendError: If nothing here runs it.
         DependencyError: If the inference library is not installed.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
+    if text_cache < 0:
+        raise InputError(f"text_cache must not be negative, got {text_cache}; 0 keeps no texts")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     choice = choose(opened, backend=backend, precision=precision, device=device, threads=threads)
     return Embedder(
-        opened, backend=choice.backend, precision=choice.precision, device=device, threads=threads
+        opened,
+        backend=choice.backend,
+        precision=choice.precision,
+        device=device,
+        threads=threads,
+        text_cache=text_cache,
     )
 
 
@@ -79,7 +90,14 @@ class Embedder:
     """
 
     def __init__(
-        self, bundle: Bundle, *, backend: str, precision: str, device: str | None, threads: int | None
+        self,
+        bundle: Bundle,
+        *,
+        backend: str,
+        precision: str,
+        device: str | None,
+        threads: int | None,
+        text_cache: int = 256,
     ) -> None:
         self.bundle = bundle
         self.backend = backend
@@ -90,7 +108,7 @@ class Embedder:
         """Texts that had to be cut so far."""
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
-        self._recent = RecentRows()
+        self._recent = RecentRows(capacity=text_cache)
         self._tokenizer: Tokenizer | None = None
 
     def __repr__(self) -> str:
@@ -128,6 +146,9 @@ class Embedder:
     def embed_texts(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """Embed texts; equal ones are computed once.
 
+        Calls of up to 32 distinct texts count as queries: what was embedded for one before is given again,
+        the same numbers in memory of the caller's own (``text_cache`` of ``load``).
+
         A text beyond the context is cut; how many were is logged as a warning and added to ``cut_count``.
 
         Args:
@@ -141,20 +162,19 @@ class Embedder:
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         refuse_blank(rows)
-        found = self._recent.recall(rows)
-        fresh = [text for text in dict.fromkeys(rows) if text not in found]
+        distinct = list(dict.fromkeys(rows))
+        found = self._recent.recall(distinct)
+        fresh = [text for text in distinct if text not in found]
         if fresh:
             batch = self.tokenizer.encode_batch(fresh)
-            self._warn_about_cut(batch)
-            embedded = dict(zip(fresh, self.embed_tokens(batch), strict=True))
-            # Cut texts are not remembered, so that each call warns about them.
-            self._recent.remember(
-                {t: embedded[t] for t, cut in zip(fresh, batch.cut, strict=True) if not cut}
-            )
-            found |= embedded
+            embedded = zip(fresh, self.embed_tokens(batch), batch.cut.tolist(), strict=True)
+            new = {text: TextRow(row, cut) for text, row, cut in embedded}
+            self._recent.remember(new)
+            found |= new
+        self._warn_about_cut(sum(found[text].cut for text in distinct), of=len(distinct))
         result = np.empty((len(rows), self.dim), np.float32)
         for i, text in enumerate(rows):
-            result[i] = found[text]
+            result[i] = found[text].embedding
         return result
 
     def embed_tokens(self, batch: TokenBatch, *, fixed: bool = False) -> NDArray[np.float32]:
@@ -293,12 +313,11 @@ class Embedder:
     def _graph_name(self, tower: str) -> str:
         return self.bundle.graph_path(tower, self.precision).name
 
-    def _warn_about_cut(self, batch: TokenBatch) -> None:
-        cut = int(batch.cut.sum())
+    def _warn_about_cut(self, cut: int, *, of: int) -> None:
         if cut:
             with self._lock:
                 self.cut_count += cut
-            _log.warning("%d of %d texts were cut at %d tokens", cut, len(batch), self.spec.context_length)
+            _log.warning("%d of %d texts were cut at %d tokens", cut, of, self.spec.context_length)
 
 
 def _content_of(bundle: Bundle, precision: str) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.errors import InputError
 
-__all__ = ["RecentRows", "refuse_blank", "text_runs"]
+__all__ = ["RecentRows", "TextRow", "refuse_blank", "text_runs"]
 
 _TEXT_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 248)
 """Texts up to the same of these run together."""
 _TOKENS_PER_RUN = 4096
 """Bounds the memory of a run: 16 texts of 248 tokens, or 256 of 16."""
+_LONGEST_REMEMBERED = 10_000
+"""[characters]; several times what 248 tokens hold."""
 
 
 def refuse_blank(texts: Sequence[str]) -> None:
@@ -65,27 +68,35 @@ def text_runs(eot: NDArray[np.int32], *, full: int | None) -> Iterator[NDArray[n
         start = stop
 
 
-class RecentRows:
-    """The embeddings of the last queries; people type the same words again.
+class TextRow(NamedTuple):
+    """What a text was embedded as: its row ``(D,) float32``, and whether it had to be cut for it."""
 
-    Calls with many texts (the captions of a data set) are neither looked up nor remembered.
+    embedding: NDArray[np.float32]
+    cut: bool
+
+
+class RecentRows:
+    """The embeddings of the last queries; people type the same words again. Safe to share between threads.
+
+    Calls with many texts (the captions of a data set) are neither looked up nor remembered, and neither are
+    texts beyond 10,000 characters, so that the texts themselves take little memory.
 
     Args:
-        capacity: Texts remembered.
+        capacity: Texts remembered; those that were used longest ago go first. 0 remembers none.
         largest_call: Distinct texts of a call up to which it counts as queries.
     """
 
     def __init__(self, *, capacity: int = 256, largest_call: int = 32) -> None:
         self._capacity = capacity
         self._largest_call = largest_call
-        self._rows: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._rows: OrderedDict[str, TextRow] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def recall(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The rows ``(D,)`` of those texts that are remembered."""
+    def recall(self, texts: Sequence[str]) -> dict[str, TextRow]:
+        """What is remembered of these texts, which are distinct; the rows are not to be written to."""
         if len(texts) > self._largest_call:
             return {}
         with self._lock:
@@ -94,13 +105,14 @@ class RecentRows:
                 self._rows.move_to_end(text)
         return found
 
-    def remember(self, rows: Mapping[str, NDArray[np.float32]]) -> None:
+    def remember(self, rows: Mapping[str, TextRow]) -> None:
         """Keep copies of the rows, and forget those that were used longest ago."""
         if len(rows) > self._largest_call:
             return
         with self._lock:
             for text, row in rows.items():
-                self._rows[text] = row.copy()
-                self._rows.move_to_end(text)
+                if len(text) <= _LONGEST_REMEMBERED:
+                    self._rows[text] = TextRow(row.embedding.copy(), row.cut)
+                    self._rows.move_to_end(text)
             while len(self._rows) > self._capacity:
                 self._rows.popitem(last=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,6 +32,23 @@ def data_dir() -> Path:
     if not (path / "aid_rsicd" / "pairs.jsonl").is_file():
         pytest.skip(f"real data not found at {path}; set LRSCLIP_DATA to run this")
     return path
+
+
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user cache of one test."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def handmade() -> ModuleType:
+    """``tests/handmade.py``; needs onnx to write graphs."""
+    pytest.importorskip("onnx", reason="the hand-made bundle is written with onnx")
+    import handmade
+
+    return handmade
 
 
 @pytest.fixture(scope="session")

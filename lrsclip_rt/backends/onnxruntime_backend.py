@@ -104,6 +104,18 @@ def _session(graph: str | bytes, *, threads: int) -> Any:
         if importlib.util.find_spec("onnxruntime") is None:
             raise DependencyError.of("onnxruntime", extra="cpu") from error
         raise BackendError(f"onnxruntime is installed but cannot be imported: {_one_line(error)}") from error
+    options = _options(ort, threads=threads)
+    try:
+        return ort.InferenceSession(graph, options, providers=[_PROVIDER])
+    except Exception as error:  # onnxruntime raises many unrelated classes of its own
+        name = graph if isinstance(graph, str) else "a graph of one addition"
+        raise BackendError(
+            f"{name} cannot be loaded by onnxruntime {ort.__version__}: {_one_line(error)}"
+        ) from error
+
+
+def _options(ort: Any, *, threads: int) -> Any:
+    """What a session runs with; ``docs/backends.md`` says why."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -112,13 +124,12 @@ def _session(graph: str | bytes, *, threads: int) -> Any:
     options.log_severity_level = 3
     # Threads spin within a run, where it pays, but not between runs: images are decoded on the same cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return ort.InferenceSession(graph, options, providers=[_PROVIDER])
-    except Exception as error:  # onnxruntime raises many unrelated classes of its own
-        name = graph if isinstance(graph, str) else "a graph of one addition"
-        raise BackendError(
-            f"{name} cannot be loaded by onnxruntime {ort.__version__}: {_one_line(error)}"
-        ) from error
+    # A run's memory is kept for the next one; patterns would keep one more block for each input shape.
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = False
+    # Flushing denormals to zero would reach the caller's thread, and stay: NumPy's results would change.
+    options.add_session_config_entry("session.set_denormal_as_zero", "0")
+    return options
 
 
 def _info(node: Any) -> TensorInfo:

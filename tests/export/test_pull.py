@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
+import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
@@ -309,19 +308,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 # ------------------------------------------------------------------------------------------ command
 
 
-@pytest.fixture(scope="module")
-def makers() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "checkpoint_makers.py"
-    spec = importlib.util.spec_from_file_location("checkpoint_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_command_makes_a_bundle_that_answers_as_the_checkpoint(
-    hub: Hub, makers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lrsclip_rt as lrs
     from lrsclip_rt.bundle import Bundle

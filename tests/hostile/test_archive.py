@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import random
 import shutil
@@ -14,8 +13,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import archive_makers as makers
 import numpy as np
 import pytest
 
@@ -25,20 +24,7 @@ from lrsclip_rt.archive.verifying import verify_archive
 from lrsclip_rt.errors import ArchiveCorruptError, ArchiveError
 from lrsclip_rt.tiles import Window
 
-MAKERS = Path(__file__).parent.parent / "archive_makers.py"
-
-
-def _load_makers() -> ModuleType:
-    path = MAKERS
-    spec = importlib.util.spec_from_file_location("archive_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-makers = _load_makers()
+MAKERS = Path(makers.__file__)
 
 
 @pytest.fixture
@@ -168,13 +154,12 @@ def test_a_full_disk_leaves_everything_committed_intact(tmp_path: Path) -> None:
 
 def test_a_file_that_may_not_grow_leaves_everything_committed_intact(tmp_path: Path) -> None:
     """The same without the right to mount: the system refuses to let any file grow beyond a limit."""
-    script = f"""
-import importlib.util, resource, sys
+    script = """
+import resource, sys
 from pathlib import Path
+import archive_makers as makers
 from lrsclip_rt.archive import ArchiveWriter
 from lrsclip_rt.errors import ArchiveError
-spec = importlib.util.spec_from_file_location("archive_makers", {str(MAKERS)!r})
-makers = importlib.util.module_from_spec(spec); spec.loader.exec_module(makers)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 done = 0
 try:
@@ -384,9 +369,8 @@ def test_a_writer_that_died_does_not_keep_readers_out(tmp_path: Path) -> None:
     """A log that was never folded into the database is read."""
     folder = tmp_path / "archive"
     script = (
-        "import importlib.util, os, sys\n"
-        f"spec = importlib.util.spec_from_file_location('archive_makers', {str(MAKERS)!r})\n"
-        "makers = importlib.util.module_from_spec(spec); spec.loader.exec_module(makers)\n"
+        "import os, sys\n"
+        "import archive_makers as makers\n"
         "writer = makers.ArchiveWriter(sys.argv[1], makers.MODEL, makers.FP32)\n"
         "makers.add(writer, 0); writer.commit(); makers.add(writer, 1); os._exit(9)"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import os
 import pickle
@@ -14,9 +13,9 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import checkpoint_makers as makers
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -31,18 +30,7 @@ State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def makers() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "checkpoint_makers.py"
-    spec = importlib.util.spec_from_file_location("checkpoint_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def good(makers: ModuleType) -> State:
+def good() -> State:
     """A state dict that is read without complaint."""
     return makers.state_of(makers.random_model(makers.SMALL))
 
@@ -298,7 +286,7 @@ def test_any_sequence_of_instructions_is_read_or_refused(tmp_path: Path, pieces:
 # ------------------------------------------------------------------------------------- damaged files
 
 
-def small_files(folder: Path, makers: ModuleType) -> dict[str, Path]:
+def small_files(folder: Path) -> dict[str, Path]:
     """A few kilobytes of each kind; not models, but read to the last byte."""
     generator = torch.Generator().manual_seed(0)
     state = {f"w{n}": torch.randn(5, 7, generator=generator) for n in range(4)}
@@ -315,8 +303,8 @@ KINDS = ["archive.pt", "old.pt", "script.pt", "m.safetensors"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, makers: ModuleType, kind: str) -> None:
-    content = small_files(tmp_path, makers)[kind].read_bytes()
+def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, kind: str) -> None:
+    content = small_files(tmp_path)[kind].read_bytes()
     cut = tmp_path / "cut.bin"
     lengths = {
         *range(0, len(content), max(1, len(content) // 150)),
@@ -330,9 +318,9 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, makers: Mod
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path, makers: ModuleType, kind: str) -> None:
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path, kind: str) -> None:
     """Archives carry checksums, so there a flipped bit changes no weight; the other kinds carry none."""
-    path = small_files(tmp_path, makers)[kind]
+    path = small_files(tmp_path)[kind]
     content, whole = path.read_bytes(), open_checkpoint_file(path).root
     assert isinstance(whole, dict)
     chooser, refused = random.Random(0), 0
@@ -588,9 +576,7 @@ def test_a_header_with_a_wrong_stretch_is_refused(tmp_path: Path, good: State, v
 
 
 @pytest.mark.parametrize(("keep", "ratio"), [(20, 10**9), (20, 0), (-1, 4), (76, 4), (10**9, 4)])
-def test_a_stretch_that_cannot_be_is_refused_before_allocation(
-    makers: ModuleType, keep: int, ratio: int
-) -> None:
+def test_a_stretch_that_cannot_be_is_refused_before_allocation(keep: int, ratio: int) -> None:
     with pytest.raises(CheckpointError, match="keep"):
         checkpoint_from_state(makers.plain_state(), where="test", keep=keep, ratio=ratio)
 

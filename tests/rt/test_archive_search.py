@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import archive_makers as makers
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,19 +18,6 @@ from lrsclip_rt.archive.scanning import best_rows, row_scores
 from lrsclip_rt.archive.segments import Segment
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window, tile_grid
-
-
-def _load_makers() -> ModuleType:
-    path = Path(__file__).parent.parent / "archive_makers.py"
-    spec = importlib.util.spec_from_file_location("archive_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-makers = _load_makers()
 
 
 @pytest.fixture(scope="module")

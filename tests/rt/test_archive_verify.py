@@ -1,30 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sqlite3
 from pathlib import Path
-from types import ModuleType
 
+import archive_makers as makers
 import pytest
 
 from lrsclip_rt.archive import ArchiveWriter, NewTile
 from lrsclip_rt.archive.verifying import verify_archive
 from lrsclip_rt.errors import ArchiveError
 from lrsclip_rt.tiles import Window
-
-
-def _load_makers() -> ModuleType:
-    path = Path(__file__).parent.parent / "archive_makers.py"
-    spec = importlib.util.spec_from_file_location("archive_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-makers = _load_makers()
 
 
 @pytest.fixture

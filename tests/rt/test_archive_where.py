@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import archive_makers as makers
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,19 +17,6 @@ from lrsclip_rt.archive.times import interval_us, text_from_time_us, time_us_fro
 from lrsclip_rt.archive.where import inside_box, touching_box
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window
-
-
-def _load_makers() -> ModuleType:
-    path = Path(__file__).parent.parent / "archive_makers.py"
-    spec = importlib.util.spec_from_file_location("archive_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-makers = _load_makers()
 
 DAY_US = 86_400_000_000
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import sqlite3
 import subprocess
@@ -8,9 +7,9 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import archive_makers as makers
 import numpy as np
 import pytest
 
@@ -30,19 +29,6 @@ from lrsclip_rt.archive.times import NO_TIME
 from lrsclip_rt.archive.verifying import verify_archive
 from lrsclip_rt.errors import ArchiveError, ArchiveLockedError, ArchiveModelError, InputError
 from lrsclip_rt.tiles import Window
-
-
-def _load_makers() -> ModuleType:
-    path = Path(__file__).parent.parent / "archive_makers.py"
-    spec = importlib.util.spec_from_file_location("archive_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-makers = _load_makers()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError, InputError
 from lrsclip_rt.image_stream import stream_pixels
 from lrsclip_rt.pixels import pixels_from_array
-from lrsclip_rt.text_batching import RecentRows, text_runs
+from lrsclip_rt.text_batching import RecentRows, TextRow, text_runs
 
 TEXTS = ["a harbour", "an airport with many planes beside a long building", "a river", "farmland " * 60]
 
@@ -125,20 +125,86 @@ def test_a_repeated_query_is_not_run_again_and_its_row_is_the_callers_own(
     first[:] = 0
     mixed = model.embed_texts(["a tree", "a river", "a field"])
     np.testing.assert_array_equal(mixed[1], kept[1])
+    mixed[:] = 0
     monkeypatch.setattr(Embedder, "embed_tokens", lambda *a, **k: pytest.fail("ran again"))
     np.testing.assert_array_equal(model.embed_texts(["a river", "a harbour"]), kept[::-1])
+
+
+def test_short_long_and_cut_texts_keep_their_order_whichever_are_remembered(
+    model: Embedder, handmade: ModuleType
+) -> None:
+    kinds = [f"{word} {end}" for word in ("ship", "port", "tree") for end in ("", "x " * 90, "x " * 300)]
+    batch = model.tokenizer.encode_batch(kinds)
+    assert batch.cut.tolist() == [False, False, True] * 3
+    expected = handmade.texts_by_numpy(batch.tokens, batch.eot, handmade.Weights.seeded())
+    for remembered in ([0, 4, 8], [1, 2, 3], [], list(range(9))):
+        other = load(model.bundle, threads=1)
+        before = other.embed_texts([kinds[i] for i in remembered])
+        rows = other.embed_texts(kinds[::-1])[::-1]
+        np.testing.assert_array_equal(rows[remembered], before)
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def test_without_a_text_cache_every_call_runs(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    real = Embedder.embed_tokens
+    monkeypatch.setattr(
+        Embedder, "embed_tokens", lambda self, batch: runs.append(len(batch)) or real(self, batch)
+    )
+    none, one = load(model.bundle, text_cache=0), load(model.bundle, text_cache=1)
+    rows = [
+        each.embed_texts(text) for each in (none, one) for text in ("a ship", "a ship", "a port", "a ship")
+    ]
+    assert runs == [1] * 4 + [1] * 3
+    assert all((row == rows[0]).all() for row in rows[1:2] + rows[3:6] + rows[7:])
+    with pytest.raises(InputError, match="text_cache must not be negative, got -1; 0 keeps no texts"):
+        load(model.bundle, text_cache=-1)
+
+
+def text_row(value: float = 0.0) -> TextRow:
+    return TextRow(np.full(2, value, np.float32), cut=False)
 
 
 def test_remembered_rows_are_few_and_the_oldest_go_first() -> None:
     recent = RecentRows(capacity=3, largest_call=2)
     for text in "abc":
-        recent.remember({text: np.zeros(2, np.float32)})
+        recent.remember({text: text_row()})
     recent.recall(["a"])
-    recent.remember({"d": np.ones(2, np.float32)})
+    recent.remember({"d": text_row(1.0)})
     assert set(recent.recall(["a", "b"])) == {"a"}
     assert len(recent) == 3
-    recent.remember({text: np.zeros(2, np.float32) for text in "xyz"})
+    recent.remember({text: text_row() for text in "xyz"})
     assert recent.recall(["x"]) == {}
+
+
+def test_remembered_rows_are_copies_and_huge_texts_are_not_kept() -> None:
+    recent, row = RecentRows(), text_row(1.0)
+    recent.remember({"a": row, "b" * 10_000: row, "c" * 10_001: row})
+    row.embedding[:] = 0
+    assert len(recent) == 2
+    assert recent.recall(["a"])["a"].embedding.tolist() == [1, 1]
+    assert recent.recall(["c" * 10_001]) == {}
+
+
+def test_threads_may_share_what_is_remembered() -> None:
+    recent = RecentRows(capacity=5)
+    wrong: list[str] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            numbers = rng.choice(12, 4, replace=False).tolist()
+            found = recent.recall([str(number) for number in numbers])
+            wrong.extend(text for text, row in found.items() if row.embedding[0] != int(text))
+            recent.remember({str(number): text_row(number) for number in numbers})
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(recent) == 5
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000\u00a0"])
@@ -149,13 +215,14 @@ def test_an_empty_text_is_refused_with_its_index(model: Embedder, blank: str) ->
         model.embed_texts([5])  # type: ignore[list-item]
 
 
-def test_cut_texts_are_counted_and_warned_about_each_time(
-    model: Embedder, caplog: pytest.LogCaptureFixture
+def test_cut_texts_are_counted_and_warned_about_each_time_and_run_once(
+    model: Embedder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = "a very long description " * 100
     with caplog.at_level(logging.WARNING, "lrsclip_rt"):
-        model.embed_texts(["a ship", long, "a port", long + "!", "a tree"])
-        model.embed_texts([long])
+        rows = model.embed_texts(["a ship", long, "a port", long + "!", "a tree"])
+        monkeypatch.setattr(Embedder, "embed_tokens", lambda *a, **k: pytest.fail("ran again"))
+        np.testing.assert_array_equal(model.embed_texts([long]), rows[1:2])
     assert [record.getMessage() for record in caplog.records] == [
         "2 of 5 texts were cut at 248 tokens",
         "1 of 1 texts were cut at 248 tokens",

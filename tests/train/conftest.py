@@ -1,20 +1,20 @@
-"""Makers of small checkpoints, for every test of this folder."""
+"""The data set and the checkpoint that most runs of this folder start from; a file may need its own size."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import training_makers as make
 
 
-@pytest.fixture(scope="session")
-def makers() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "checkpoint_makers.py"
-    spec = importlib.util.spec_from_file_location("checkpoint_makers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen tiles of split train and six of val; not to be written to."""
+    return make.tiles_folder(tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny stretched checkpoint; not to be written to."""
+    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
@@ -74,7 +75,7 @@ def prefixed(state: State, prefix: str) -> State:
 # ------------------------------------------------------------------------------------------ layouts
 
 
-def test_a_long_clip_file_is_read_bit_for_bit(makers: ModuleType, tmp_path: Path) -> None:
+def test_a_long_clip_file_is_read_bit_for_bit(tmp_path: Path) -> None:
     state = makers.state_of(makers.random_model(makers.SMALL))
     assert set(state) == set(makers.published_names(2, 3))
     path = save(tmp_path / "longclip.pt", state)
@@ -86,7 +87,7 @@ def test_a_long_clip_file_is_read_bit_for_bit(makers: ModuleType, tmp_path: Path
     assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_an_openai_state_dict_is_widened_and_stretched(makers: ModuleType, tmp_path: Path) -> None:
+def test_an_openai_state_dict_is_widened_and_stretched(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(save(tmp_path / "clip.pt", makers.openai_state()))
     assert_stretched_from(checkpoint, makers.as_openai_types(makers.plain_state()))
     assert checkpoint.layout == "openai"
@@ -96,7 +97,7 @@ def test_an_openai_state_dict_is_widened_and_stretched(makers: ModuleType, tmp_p
 
 
 def test_an_openai_torchscript_archive_is_read_without_torch_jit(
-    makers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makers.save_torchscript(tmp_path / "ViT.pt", makers.openai_state())
 
@@ -111,7 +112,7 @@ def test_an_openai_torchscript_archive_is_read_without_torch_jit(
     assert not any("QuickGELU" in note for note in checkpoint.notes)
 
 
-def test_writing_to_a_tensor_of_an_archive_leaves_the_file_alone(makers: ModuleType, tmp_path: Path) -> None:
+def test_writing_to_a_tensor_of_an_archive_leaves_the_file_alone(tmp_path: Path) -> None:
     makers.save_torchscript(tmp_path / "jit.pt", makers.plain_state())
     save(tmp_path / "zip.pt", makers.plain_state())
     for name in ("jit.pt", "zip.pt"):
@@ -136,7 +137,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_wrappers_and_prefixes_are_taken_off(makers: ModuleType, tmp_path: Path, wrapping: str) -> None:
+def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, wrapping: str) -> None:
     plain = makers.plain_state()
     checkpoint = read_checkpoint(save(tmp_path / "open_clip.pt", WRAPPINGS[wrapping](plain)))
     assert_stretched_from(checkpoint, plain)
@@ -145,7 +146,7 @@ def test_wrappers_and_prefixes_are_taken_off(makers: ModuleType, tmp_path: Path,
         assert "module. prefix removed" in checkpoint.notes
 
 
-def test_a_text_tower_under_its_own_prefix_is_read(makers: ModuleType, tmp_path: Path) -> None:
+def test_a_text_tower_under_its_own_prefix_is_read(tmp_path: Path) -> None:
     plain = makers.plain_state()
     root = {"state_dict": prefixed(makers.custom_text_state(plain), "module.")}
     checkpoint = read_checkpoint(save(tmp_path / "custom.pt", root))
@@ -153,7 +154,7 @@ def test_a_text_tower_under_its_own_prefix_is_read(makers: ModuleType, tmp_path:
     assert "text. prefix removed" in checkpoint.notes
 
 
-def test_masks_that_forks_saved_are_ignored_and_named(makers: ModuleType, tmp_path: Path) -> None:
+def test_masks_that_forks_saved_are_ignored_and_named(tmp_path: Path) -> None:
     state = makers.state_of(makers.random_model(makers.SMALL))
     masks = {"mask1": torch.zeros(248, 1), "mask2": torch.ones(248, 1)}
     checkpoint = read_checkpoint(save(tmp_path / "fork.pt", prefixed({**state, **masks}, "module.")))
@@ -163,9 +164,7 @@ def test_masks_that_forks_saved_are_ignored_and_named(makers: ModuleType, tmp_pa
 
 
 @pytest.mark.parametrize("position_ids", [True, False])
-def test_a_hugging_face_model_is_renamed_joined_and_transposed(
-    makers: ModuleType, tmp_path: Path, position_ids: bool
-) -> None:
+def test_a_hugging_face_model_is_renamed_joined_and_transposed(tmp_path: Path, position_ids: bool) -> None:
     plain = makers.plain_state()
     path = save(tmp_path / "pytorch_model.bin", makers.huggingface_state(plain, position_ids=position_ids))
     checkpoint = read_checkpoint(path)
@@ -174,9 +173,7 @@ def test_a_hugging_face_model_is_renamed_joined_and_transposed(
     assert any("QuickGELU is assumed" in note for note in checkpoint.notes)
 
 
-def test_the_configuration_beside_hugging_face_weights_decides_about_the_activation(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_the_configuration_beside_hugging_face_weights_decides_about_the_activation(tmp_path: Path) -> None:
     path = save(tmp_path / "pytorch_model.bin", makers.huggingface_state(makers.plain_state()))
     beside = tmp_path / "config.json"
     beside.write_text(json.dumps({"text_config": {"hidden_act": "quick_gelu"}, "vision_config": {}}))
@@ -192,7 +189,7 @@ def test_the_configuration_beside_hugging_face_weights_decides_about_the_activat
 
 
 @pytest.mark.parametrize("layout", ["longclip", "openai", "huggingface"])
-def test_safetensors_are_read_whatever_their_names(makers: ModuleType, tmp_path: Path, layout: str) -> None:
+def test_safetensors_are_read_whatever_their_names(tmp_path: Path, layout: str) -> None:
     from safetensors.torch import save_file
 
     plain = makers.plain_state()
@@ -207,21 +204,21 @@ def test_safetensors_are_read_whatever_their_names(makers: ModuleType, tmp_path:
         assert_stretched_from(checkpoint, plain)
 
 
-def test_an_old_pickle_without_a_zip_archive_is_read(makers: ModuleType, tmp_path: Path) -> None:
+def test_an_old_pickle_without_a_zip_archive_is_read(tmp_path: Path) -> None:
     plain = makers.plain_state()
     torch.save(plain, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert_stretched_from(read_checkpoint(tmp_path / "old.pt"), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_float_types_become_float32(makers: ModuleType, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_other_float_types_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {name: t.to(dtype) for name, t in makers.state_of(makers.random_model(makers.SMALL)).items()}
     checkpoint = read_checkpoint(save(tmp_path / "typed.pt", state))
     assert_same(checkpoint.state, state)
     assert checkpoint.notes == (f"{str(dtype).removeprefix('torch.')} weights converted to float32",)
 
 
-def test_our_own_small_layout_goes_through_the_same_door(makers: ModuleType, tmp_path: Path) -> None:
+def test_our_own_small_layout_goes_through_the_same_door(tmp_path: Path) -> None:
     model = makers.random_model(makers.SMALL_MINI)
     write_safetensors(tmp_path / "mini.safetensors", model)
     save(tmp_path / "mini.pt", {"model": model.state_dict(), "step": 3})
@@ -239,9 +236,7 @@ def test_our_own_small_layout_goes_through_the_same_door(makers: ModuleType, tmp
 @pytest.mark.parametrize(
     ("keep", "ratio", "length"), [(20, 4, 248), (10, 2, 144), (20, 8, 476), (77 - 2, 3, 81)]
 )
-def test_keep_and_ratio_are_the_callers_choice(
-    makers: ModuleType, tmp_path: Path, keep: int, ratio: int, length: int
-) -> None:
+def test_keep_and_ratio_are_the_callers_choice(tmp_path: Path, keep: int, ratio: int, length: int) -> None:
     plain = makers.plain_state()
     path = save(tmp_path / "clip.pt", plain)
     checkpoint = read_checkpoint(path, keep=keep, ratio=ratio)
@@ -259,9 +254,7 @@ def test_keep_and_ratio_are_the_callers_choice(
     )
 
 
-def test_safetensors_remember_keep_and_ratio_and_the_caller_may_overrule(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_safetensors_remember_keep_and_ratio_and_the_caller_may_overrule(tmp_path: Path) -> None:
     model = makers.random_model(replace(makers.SMALL, context_length=144, keep=10, ratio=2))
     write_safetensors(tmp_path / "short.safetensors", model)
     checkpoint = read_checkpoint(tmp_path / "short.safetensors")
@@ -276,7 +269,7 @@ def test_safetensors_remember_keep_and_ratio_and_the_caller_may_overrule(
     assert_same(read_checkpoint(path, keep=10, ratio=2).state, makers.state_of(model))
 
 
-def test_without_stretching_the_plain_table_stays(makers: ModuleType, tmp_path: Path) -> None:
+def test_without_stretching_the_plain_table_stays(tmp_path: Path) -> None:
     plain = makers.plain_state()
     checkpoint = read_checkpoint(save(tmp_path / "clip.pt", plain), stretch=False)
     assert_same(checkpoint.state, plain)
@@ -285,9 +278,7 @@ def test_without_stretching_the_plain_table_stays(makers: ModuleType, tmp_path: 
     assert model.config.context_length == 77
 
 
-def test_a_single_stretched_table_serves_as_both_and_the_note_says_which_it_was(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_a_single_stretched_table_serves_as_both_and_the_note_says_which_it_was(tmp_path: Path) -> None:
     plain = makers.plain_state()
     frozen = stretched(plain["positional_embedding"]).float()
     trained = frozen + 1e-3 * torch.randn(frozen.shape, generator=torch.Generator().manual_seed(0))
@@ -309,9 +300,7 @@ def test_a_single_stretched_table_serves_as_both_and_the_note_says_which_it_was(
         assert torch.equal(model.text_positions(), table.float())
 
 
-def test_a_hugging_face_conversion_with_one_lost_table_is_recognised(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_a_hugging_face_conversion_with_one_lost_table_is_recognised(tmp_path: Path) -> None:
     plain = makers.plain_state()
     state = makers.huggingface_state(
         {**plain, "positional_embedding": stretched(plain["positional_embedding"]).float()}
@@ -320,7 +309,7 @@ def test_a_hugging_face_conversion_with_one_lost_table_is_recognised(
     assert any("the frozen one" in note and "rows 20..247 are lost" in note for note in checkpoint.notes)
 
 
-def test_a_table_leaves_the_lines_of_stretching_when_it_is_trained(makers: ModuleType) -> None:
+def test_a_table_leaves_the_lines_of_stretching_when_it_is_trained() -> None:
     table = stretched(makers.plain_state()["positional_embedding"]).float()
     assert lies_on_stretched_lines(table, keep=20, ratio=4)
     assert lies_on_stretched_lines(table.half().float(), keep=20, ratio=4)
@@ -353,7 +342,7 @@ def test_any_width_of_whole_heads_is_read(tmp_path: Path, image: int, text: int)
 # -------------------------------------------------------------------------------------------- model
 
 
-def test_the_model_answers_as_the_one_that_was_saved(makers: ModuleType, tmp_path: Path) -> None:
+def test_the_model_answers_as_the_one_that_was_saved(tmp_path: Path) -> None:
     model = makers.random_model(makers.SMALL)
     write_longclip(tmp_path / "m.pt", model)
     again = model_from_checkpoint(read_checkpoint(tmp_path / "m.pt")).eval()
@@ -366,7 +355,7 @@ def test_the_model_answers_as_the_one_that_was_saved(makers: ModuleType, tmp_pat
     assert trainable == {"positional_embedding"}
 
 
-def test_the_model_holds_the_checkpoints_tensors_not_a_copy(makers: ModuleType, tmp_path: Path) -> None:
+def test_the_model_holds_the_checkpoints_tensors_not_a_copy(tmp_path: Path) -> None:
     write_longclip(tmp_path / "m.pt", makers.random_model(makers.SMALL))
     checkpoint = read_checkpoint(tmp_path / "m.pt")
     for name, tensor in model_from_checkpoint(checkpoint).state_dict().items():
@@ -376,9 +365,7 @@ def test_the_model_holds_the_checkpoints_tensors_not_a_copy(makers: ModuleType, 
 # ------------------------------------------------------------------------------------------ writing
 
 
-def test_the_long_clip_layout_is_written_as_published_and_bit_for_bit(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_the_long_clip_layout_is_written_as_published_and_bit_for_bit(tmp_path: Path) -> None:
     model = makers.random_model(makers.SMALL)
     write_longclip(tmp_path / "out.pt", model)
     written = torch.load(tmp_path / "out.pt", weights_only=True)
@@ -392,7 +379,7 @@ def test_the_long_clip_layout_is_written_as_published_and_bit_for_bit(
 
 @pytest.mark.parametrize("write", [write_longclip, write_safetensors])
 def test_a_view_does_not_drag_its_whole_storage_into_the_file(
-    makers: ModuleType, tmp_path: Path, write: Callable[..., None]
+    tmp_path: Path, write: Callable[..., None]
 ) -> None:
     model = makers.random_model(makers.SMALL)
     model.ln_final.weight = torch.nn.Parameter(torch.randn(200_000, 64)[3])
@@ -402,7 +389,7 @@ def test_a_view_does_not_drag_its_whole_storage_into_the_file(
     assert (tmp_path / "out").stat().st_size < 1.05 * sum(tensor.nbytes for tensor in wanted.values())
 
 
-def test_a_checkpoint_goes_through_both_formats_bit_for_bit(makers: ModuleType, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_through_both_formats_bit_for_bit(tmp_path: Path) -> None:
     first = read_checkpoint(save(tmp_path / "clip.pt", makers.openai_state()))
     write_safetensors(tmp_path / "a.safetensors", model_from_checkpoint(first))
     second = read_checkpoint(tmp_path / "a.safetensors")
@@ -415,7 +402,7 @@ def test_a_checkpoint_goes_through_both_formats_bit_for_bit(makers: ModuleType, 
 
 @pytest.mark.parametrize("write", [write_longclip, write_safetensors])
 def test_an_existing_file_is_replaced_only_on_request_and_never_half(
-    makers: ModuleType, tmp_path: Path, write: Callable[..., None]
+    tmp_path: Path, write: Callable[..., None]
 ) -> None:
     target = tmp_path / "deep" / "m.ckpt"
     write(target, makers.random_model(makers.SMALL))
@@ -429,7 +416,7 @@ def test_an_existing_file_is_replaced_only_on_request_and_never_half(
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    makers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "m.pt"
     target.write_bytes(b"old")
@@ -445,9 +432,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert target.read_bytes() == b"old"
 
 
-def test_what_the_authors_code_cannot_load_is_not_written_in_their_layout(
-    makers: ModuleType, tmp_path: Path
-) -> None:
+def test_what_the_authors_code_cannot_load_is_not_written_in_their_layout(tmp_path: Path) -> None:
     unfit = (
         makers.random_model(makers.SMALL_MINI),
         makers.random_model(makers.SMALL_77, stretched=False),
@@ -553,7 +538,7 @@ def test_open_clip_imports_where_the_compiled_operators_are_missing() -> None:
     ids=["B/16", "L/14"],
 )
 def test_full_published_layouts_are_written_read_and_built_in_bounded_memory(
-    makers: ModuleType, tmp_path: Path, config: ClipConfig, tensors: int, parameters: int
+    tmp_path: Path, config: ClipConfig, tensors: int, parameters: int
 ) -> None:
     model = makers.random_model(config)
     wanted = {name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in model.state_dict().items()}
@@ -592,7 +577,7 @@ def _peak_bytes_of_reading(path: Path) -> tuple[int, int]:
     return peak, before
 
 
-def test_numpy_sees_the_tensors_of_a_checkpoint_without_a_copy(makers: ModuleType, tmp_path: Path) -> None:
+def test_numpy_sees_the_tensors_of_a_checkpoint_without_a_copy(tmp_path: Path) -> None:
     state = read_checkpoint(save(tmp_path / "m.pt", makers.state_of(makers.random_model(makers.SMALL)))).state
     for tensor in state.values():
         array = tensor.numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+import training_makers as make
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,28 +22,9 @@ from lrsclip_train.cli.train import command
 from lrsclip_train.config import TrainConfig
 
 
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make.tiles_folder(tmp_path_factory.mktemp("tiles"), train=10, val=4)
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")
 
 
 def config_file(config: TrainConfig) -> Path:

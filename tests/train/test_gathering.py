@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+import two_ranks
 from torch import nn
 
 from lrsclip_rt.errors import BackendError, InputError
@@ -22,22 +20,8 @@ from lrsclip_train.gathering import (
 )
 
 
-def loaded_ranks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("two_ranks", Path(__file__).with_name("two_ranks.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def two_ranks() -> ModuleType:
-    return loaded_ranks()
-
-
-@pytest.fixture(scope="module")
-def found(two_ranks: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ranks: list[dict[str, Any]] = two_ranks.results_of_ranks("gathering", tmp_path_factory.mktemp("ranks"))
     return ranks
 
@@ -56,7 +40,7 @@ def test_each_process_learns_who_it_is(found: list[dict[str, Any]]) -> None:
 
 
 def test_two_ranks_have_the_loss_and_gradients_of_one_process_with_the_joined_batch(
-    two_ranks: ModuleType, found: list[dict[str, Any]]
+    found: list[dict[str, Any]],
 ) -> None:
     one = two_ranks.plain_step(World())
     assert len(one["gradients"]) > 30
@@ -66,9 +50,7 @@ def test_two_ranks_have_the_loss_and_gradients_of_one_process_with_the_joined_ba
         assert _largest_difference(rank["plain"]["gradients"], one["gradients"]) < 1e-5
 
 
-def test_a_gather_without_gradient_loses_a_part_that_ours_keeps(
-    two_ranks: ModuleType, found: list[dict[str, Any]]
-) -> None:
+def test_a_gather_without_gradient_loses_a_part_that_ours_keeps(found: list[dict[str, Any]]) -> None:
     one = two_ranks.clip_loss_step(World(), with_gradient=True)["gradients"]
     for rank in found:
         assert _largest_difference(rank["clip"]["gradients"], one) < 1e-5

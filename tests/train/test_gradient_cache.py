@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+import two_ranks
 from torch import nn
 from torch.nn.functional import dropout, normalize
 
@@ -183,11 +182,6 @@ def test_gradients_add_up_over_calls_as_those_of_backward_do() -> None:
 
 
 def test_two_ranks_with_caching_have_the_gradients_of_one_process_without(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("two_ranks", Path(__file__).with_name("two_ranks.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    two_ranks: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(two_ranks)
     one = two_ranks.plain_step(World())
     for rank in two_ranks.results_of_ranks("cache", tmp_path):
         torch.testing.assert_close(rank["cached"]["loss"], one["loss"], rtol=1e-6, atol=0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
+import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
@@ -75,7 +74,7 @@ def text_embedding(tokens: np.ndarray, weights: Weights, config: ClipConfig) -> 
 
 
 @pytest.fixture(scope="module")
-def model(makers: ModuleType) -> DualClip:
+def model() -> DualClip:
     return makers.random_model(TINY)
 
 
@@ -117,7 +116,7 @@ def test_tokens_after_the_end_and_the_length_change_nothing(model: DualClip) -> 
 
 
 @torch.no_grad()
-def test_dead_rows_of_the_two_tables_are_never_read(model: DualClip, makers: ModuleType) -> None:
+def test_dead_rows_of_the_two_tables_are_never_read(model: DualClip) -> None:
     other = makers.random_model(TINY)
     other.positional_embedding[20:] = 99.0
     other.positional_embedding_res[:20] = -99.0
@@ -127,7 +126,7 @@ def test_dead_rows_of_the_two_tables_are_never_read(model: DualClip, makers: Mod
 
 
 @torch.no_grad()
-def test_shared_token_rows_are_looked_up_through_the_map(makers: ModuleType) -> None:
+def test_shared_token_rows_are_looked_up_through_the_map() -> None:
     config = ClipConfig("tiny", 40, 16, 4, 64, 1, 64, 1, vocab_size=60, token_rows=10)
     shared = makers.random_model(config)
     plain = DualClip(ClipConfig("tiny", 40, 16, 4, 64, 1, 64, 1, vocab_size=60, token_rows=60)).eval()
@@ -140,7 +139,7 @@ def test_shared_token_rows_are_looked_up_through_the_map(makers: ModuleType) -> 
     torch.testing.assert_close(shared.encode_text(tokens), plain.encode_text(tokens))
 
 
-def test_only_the_trainable_table_gets_gradients(makers: ModuleType) -> None:
+def test_only_the_trainable_table_gets_gradients() -> None:
     model = makers.random_model(TINY)
     model.encode_text(torch.tensor([[START, *range(1, 30), END]])).sum().backward()
     assert model.positional_embedding.grad is None
@@ -197,7 +196,7 @@ def same_convolution(x: np.ndarray, weights: Weights, name: str, *, stride: int,
 
 
 @torch.no_grad()
-def test_the_stem_agrees_with_float64_numpy_and_same_padding(makers: ModuleType) -> None:
+def test_the_stem_agrees_with_float64_numpy_and_same_padding() -> None:
     stem = makers.random_model(makers.SMALL_MINI).visual.stem
     for parameter in stem.parameters():
         # Wide enough for ReLU6 to clip at both ends.

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import training_makers as make
 
 from lrsclip_rt.errors import InputError
 from lrsclip_train.batches import Planner
 from lrsclip_train.config import TrainConfig
 from lrsclip_train.texts import phrases
 from lrsclip_train.training_samples import Sample
-
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
 
 
 def real(number: int, **texts: Any) -> Sample:

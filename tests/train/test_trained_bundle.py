@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import training_makers as make
 
 from lrsclip_rt.datasets import pair_set_from_folder
 from lrsclip_rt.embedder import load
@@ -21,20 +20,6 @@ from lrsclip_train.release import save_release
 from lrsclip_train.sources import PixelSource, pixel_spec, plain_batches
 from lrsclip_train.texts import TokenTable
 from lrsclip_train.validation import validate
-
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
 
 
 def test_a_bundle_of_the_released_file_answers_as_the_validation_did(tmp_path: Path) -> None:

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import training_makers as make
 
 from lrsclip_rt.errors import InputError
 from lrsclip_train.config import TrainConfig, config_from_toml
-
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
 
 SMALLEST = 'run = "r"\nsteps = 4\n[data]\ntrain = "d"\n'
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import resource
@@ -10,10 +9,10 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+import training_makers as make
 
 from lrsclip_rt.errors import ImageError, InputError, TrainingError
 from lrsclip_train import loop
@@ -22,28 +21,9 @@ from lrsclip_train.pair_sources import FolderPairs
 from lrsclip_train.shards import write_shards
 
 
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make.tiles_folder(tmp_path_factory.mktemp("tiles"), train=12, val=2)
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")
 
 
 def broken_folder(root: Path, broken: tuple[int, ...], *, val: int = 0) -> Path:

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import training_makers as make
 
 from lrsclip_train.batches import Planner
 from lrsclip_train.config import TrainConfig
 from lrsclip_train.prepare import prepare
-
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make.tiles_folder(tmp_path_factory.mktemp("tiles"))
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")
 
 
 def torchrun(config: TrainConfig, *options: str) -> subprocess.CompletedProcess[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
+import training_makers as make
 from PIL import Image
 
 from lrsclip_rt.datasets import pair_set_from_folder
@@ -33,20 +33,6 @@ from lrsclip_train.shards import write_shards
 from lrsclip_train.sources import PixelSource, Reading, augmentation_of, pixel_spec, plain_batches
 from lrsclip_train.stem import MobileNetV2Stem, load_mobilenetv2
 from lrsclip_train.texts import TokenTable
-
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
 
 LARGER = dataclasses.replace(make.TINY, image_size=192, patch_size=48)
 
@@ -276,7 +262,7 @@ def test_tokens_are_trimmed_and_a_text_that_is_cut_still_ends() -> None:
 
 
 @pytest.mark.parametrize("stem", [False, True])
-def test_leaving_no_patch_out_and_leaving_all_but_none_out_agree(makers: ModuleType, stem: bool) -> None:
+def test_leaving_no_patch_out_and_leaving_all_but_none_out_agree(stem: bool) -> None:
     model = makers.random_model(makers.SMALL_MINI if stem else makers.SMALL)
     images = torch.randn(3, 3, model.config.image_size, model.config.image_size)
     with torch.no_grad():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
+import training_makers as make
 
 from lrsclip_rt.datasets import pair_set_from_folder
 from lrsclip_rt.errors import CheckpointError, InputError
@@ -24,20 +24,6 @@ from lrsclip_train.run_state import first_state
 from lrsclip_train.teacher import save_teacher
 from lrsclip_train.texts import TokenTable
 
-
-def _makers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "training_makers", Path(__file__).with_name("training_makers.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _makers()
-
 State = dict[str, torch.Tensor]
 
 
@@ -46,12 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make.tiles_folder(tmp_path_factory.mktemp("tiles"), train=8, val=2)
 
 
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make.tiny_checkpoint(tmp_path_factory.mktemp("init") / "tiny.pt")
-
-
-def written(makers: ModuleType, kind: str, path: Path) -> tuple[str, State, bool]:
+def written(kind: str, path: Path) -> tuple[str, State, bool]:
     """A checkpoint of a layout, the tensors that are in it under our names, and whether it is stretched."""
     if kind == "longclip":
         model = makers.random_model(makers.SMALL)
@@ -75,9 +56,9 @@ def written(makers: ModuleType, kind: str, path: Path) -> tuple[str, State, bool
 
 @pytest.mark.parametrize("kind", ["openai", "openai-jit", "open_clip", "longclip", "safetensors"])
 def test_a_run_starts_from_the_weights_of_any_layout_and_stretches_77_positions(
-    makers: ModuleType, folder: Path, tmp_path: Path, kind: str
+    folder: Path, tmp_path: Path, kind: str
 ) -> None:
-    path, state, stretched = written(makers, kind, tmp_path / f"{kind}.file")
+    path, state, stretched = written(kind, tmp_path / f"{kind}.file")
     config = make.settings(tmp_path / "run", folder, path, steps=1, batch=4, optimizer_lr=0.0)
     trained = make.run_of(config)["trained"]
     if not stretched:
@@ -86,8 +67,8 @@ def test_a_run_starts_from_the_weights_of_any_layout_and_stretches_77_positions(
     assert make.equal(trained, state)
 
 
-def test_the_source_file_is_never_written_to(makers: ModuleType, folder: Path, tmp_path: Path) -> None:
-    path, _, _ = written(makers, "longclip", tmp_path / "init.pt")
+def test_the_source_file_is_never_written_to(folder: Path, tmp_path: Path) -> None:
+    path, _, _ = written("longclip", tmp_path / "init.pt")
     before = Path(path).read_bytes()
     make.run_of(make.settings(tmp_path / "run", folder, path, steps=2, batch=4))
     assert Path(path).read_bytes() == before

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_export.precisions import check_precisions, graph_files, require_onnx, write_precision
+from lrsclip_export.calibrated import Yardstick, answers_from_calibrated, write_calibrated
+from lrsclip_export.calibration import Calibration, calibration_from_folder
+from lrsclip_export.lint import refuse_findings
+from lrsclip_export.precisions import (
+    CALIBRATED,
+    FOR_TENSORRT,
+    check_precisions,
+    graph_files,
+    require_onnx,
+    write_precision,
+)
 from lrsclip_export.probe import Probe, default_probe, probe_from_arrays, read_probe, write_probe
 from lrsclip_export.proof import Answers, Inputs, answers_from_graphs, describe, inputs_from_probe, parity_of
 from lrsclip_rt.bundle import MANIFEST_FILE, PROBE_FILE, TOWERS, Bundle
 from lrsclip_rt.bundle_records import VOCABULARY_FILE
 from lrsclip_rt.bundle_writer import BundleWriter
 from lrsclip_rt.errors import BundleError, InputError, OutputExistsError, ParityError
-from lrsclip_rt.parity import GATES, Gate
+from lrsclip_rt.parity import GATES, Embeddings, Gate
 
 if TYPE_CHECKING:
     from lrsclip_export.checkpoint_source import CheckpointModel
+    from lrsclip_rt.bundle import ModelSpec
 
 __all__ = ["Provenance", "bundle_from_model", "export_bundle"]
 
 Progress = Callable[[str, float], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,7 @@ def export_bundle(
     probe_images: Sequence[NDArray[np.uint8]] | None = None,
     probe_texts: Sequence[str] | None = None,
     store_fp16: bool = False,
+    calibration: Path | str | None = None,
     allow_failed: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -67,20 +82,22 @@ def export_bundle(
     Args:
         source: Checkpoint file or bundle folder.
         out: Folder of the new bundle.
-        precisions: Any of ``fp32``, ``fp16``, ``int8-cpu``.
+        precisions: Any of ``fp32``, ``fp16``, ``int8``, ``int8-cpu``, ``fp8``.
         name: Short name of the model; default from the file's name. Checkpoints only, like all below.
         templates: Prompt templates with ``{}``.
         provenance: Origin in words.
         probe_images: (h, w, 3) uint8 arrays of one size for the proof; default rendered tiles.
         probe_texts: Texts for the proof; default a list of our own.
         store_fp16: Store float16 numbers in the fp32 files; refused where that would change a weight.
+        calibration: Folder of real images, with captions in ``pairs.jsonl`` or without; ``int8`` and
+            ``fp8`` need it. Also for bundles.
         allow_failed: Write a precision that fell below its gate too, with the report that says so. Also
             for bundles.
         overwrite: Replace an existing bundle; adding to a bundle in place needs no permission.
         progress: Called with a stage and the fraction of the whole that is done.
 
     Raises:
-        InputError: If a precision or an option cannot be used.
+        InputError: If a precision, an option or the calibration cannot be used.
         CheckpointError: If the checkpoint cannot be read.
         BundleError: If the source bundle is broken or has no fp32 graphs.
         OutputExistsError: If ``out`` exists and may not be replaced.
@@ -89,6 +106,7 @@ def export_bundle(
         DependencyError: If a library is missing.
     """
     wanted = check_precisions(precisions)
+    _check_calibration(wanted, calibration)
     source, out = Path(source), Path(out)
     report = progress or (lambda stage, fraction: None)
     if source.is_dir():
@@ -98,7 +116,15 @@ def export_bundle(
                 f"{source} is a bundle: its name, templates, origin, probe and storage stay as they are. "
                 "Leave these options out, or export the checkpoint again"
             )
-        return _extend(source, out, wanted, allow_failed=allow_failed, overwrite=overwrite, report=report)
+        return _extend(
+            source,
+            out,
+            wanted,
+            calibration=calibration,
+            allow_failed=allow_failed,
+            overwrite=overwrite,
+            report=report,
+        )
     if not source.exists():
         raise InputError(f"{source} does not exist; expected a checkpoint file or a bundle folder")
     # Refused before the minutes that a large checkpoint takes, and again when the bundle is written.
@@ -120,6 +146,7 @@ def export_bundle(
         out,
         precisions=wanted,
         probe=probe,
+        calibration=calibration,
         allow_failed=allow_failed,
         overwrite=overwrite,
         report=report,
@@ -132,6 +159,7 @@ def bundle_from_model(
     *,
     precisions: Sequence[str],
     probe: Probe,
+    calibration: Path | str | None = None,
     allow_failed: bool = False,
     overwrite: bool = False,
     report: Progress = lambda stage, fraction: None,
@@ -139,10 +167,12 @@ def bundle_from_model(
     """Write and prove the fp32 graphs of ``model``, then the other precisions.
 
     Raises:
+        InputError: If the calibration cannot be used.
         OutputExistsError: If ``out`` exists and may not be replaced.
         ParityError: As :func:`export_bundle`.
     """
     added = [precision for precision in precisions if precision != "fp32"]
+    seen = _calibration(calibration, model.spec, model.vocabulary, report)
     share = 1 / (1 + 0.5 * len(added))
     with BundleWriter(out, model.spec, model.source, overwrite=overwrite) as writer:
         shutil.copyfile(model.vocabulary, writer.folder / VOCABULARY_FILE)
@@ -154,7 +184,7 @@ def bundle_from_model(
         writer.add_precision("fp32", files=graph_files("fp32"), parity=parity, notes=model.notes)
         write_probe(writer.folder / PROBE_FILE, probe, answers.images, answers.texts)
         yardstick = _Yardstick(paths, inputs, answers, GATES, allow_failed)
-        _add_precisions(writer, added, yardstick, report, start=share)
+        _add_precisions(writer, added, yardstick, seen, report, start=share)
         writer.set_default("fp32")
         report("finishing", 1.0)
         return writer.finish()
@@ -172,7 +202,14 @@ class _Yardstick:
 
 
 def _extend(
-    source: Path, out: Path, wanted: Sequence[str], *, allow_failed: bool, overwrite: bool, report: Progress
+    source: Path,
+    out: Path,
+    wanted: Sequence[str],
+    *,
+    calibration: Path | str | None,
+    allow_failed: bool,
+    overwrite: bool,
+    report: Progress,
 ) -> Bundle:
     """Add precisions to a bundle, from its fp32 graphs and its probe alone."""
     if not (source / MANIFEST_FILE).is_file():
@@ -187,13 +224,14 @@ def _extend(
             "made. Take the complete bundle"
         )
     added = [precision for precision in wanted if precision != "fp32"]
+    seen = _calibration(calibration, bundle.spec, bundle.vocabulary_path, report)
     with BundleWriter.extending(bundle, out, overwrite=overwrite) as writer:
         if added:
             yardstick = _yardstick_of(bundle, allow_failed, report)
             # Their files are links to those of the source, which must not be written through.
             for precision in added:
                 writer.remove_precision(precision)
-            _add_precisions(writer, added, yardstick, report, start=0.3)
+            _add_precisions(writer, added, yardstick, seen, report, start=0.3)
         if not (out.exists() and out.resolve() == bundle.path):
             _replace_links(writer.folder)
         writer.set_default(bundle.default_precision)
@@ -218,21 +256,68 @@ def _yardstick_of(bundle: Bundle, allow_failed: bool, report: Progress) -> _Yard
     return _Yardstick(paths, inputs, answers, bundle.manifest.gates, allow_failed)
 
 
+def _check_calibration(wanted: Sequence[str], calibration: Path | str | None) -> None:
+    """Refuse early what only a calibration can make, and a calibration that nothing needs."""
+    needing = [precision for precision in wanted if precision in CALIBRATED]
+    if needing and calibration is None:
+        raise InputError(
+            f"{' and '.join(needing)} must see real data: pass a folder of images, or a data set with "
+            "pairs.jsonl, as lrsclip export ... --calibration DATA. int8-cpu and fp16 need none"
+        )
+    if calibration is not None and not needing:
+        raise InputError(
+            f"--calibration is for {' and '.join(CALIBRATED)}, but only {', '.join(wanted)} was asked for. "
+            "Leave it out, or add one of them to --precision"
+        )
+
+
+def _calibration(
+    folder: Path | str | None, spec: ModelSpec, vocabulary: Path, report: Progress
+) -> Calibration | None:
+    if folder is None:
+        return None
+    report("reading the calibration", 0.0)
+    calibration = calibration_from_folder(folder, spec, vocabulary)
+    for _, error in calibration.failures:
+        _log.warning("passed over in the calibration: %s", error)
+    return calibration
+
+
 def _add_precisions(
-    writer: BundleWriter, added: Sequence[str], fp32: _Yardstick, report: Progress, *, start: float
+    writer: BundleWriter,
+    added: Sequence[str],
+    fp32: _Yardstick,
+    calibration: Calibration | None,
+    report: Progress,
+    *,
+    start: float,
 ) -> None:
     """Convert, run and record each precision; ``start`` is the fraction of the whole done before."""
     for index, precision in enumerate(added):
         step = _Step(report, precision, start + (1 - start) * index / len(added), (1 - start) / len(added))
-        paths = write_precision(writer.folder, precision, fp32.paths, progress=step.writing)
-        answers = answers_from_graphs(paths, fp32.inputs, progress=step.running)
+        notes: Mapping[str, Any] = {}
+        if precision in CALIBRATED:
+            assert calibration is not None
+            known = Yardstick(
+                fp32.inputs, Embeddings(fp32.answers.images, fp32.answers.texts), fp32.gates[precision]
+            )
+            paths, notes = write_calibrated(
+                writer.folder, precision, fp32.paths, calibration, known, progress=step.calibrating
+            )
+            answers = answers_from_calibrated(paths, fp32.inputs, progress=step.running)
+        else:
+            paths = write_precision(writer.folder, precision, fp32.paths, progress=step.writing)
+            answers = answers_from_graphs(paths, fp32.inputs, progress=step.running)
+        if precision in FOR_TENSORRT:
+            for path in paths.values():
+                refuse_findings(path)
         parity = parity_of(fp32.answers, answers, precision=precision, gate=fp32.gates[precision])
         if not parity.passed and not fp32.allow_failed:
             raise ParityError(
                 f"{precision} fell below its gate on the probe: {describe(parity)}. Nothing was written; "
                 f"leave {precision} out, or pass --allow-failed to keep it with this report"
             )
-        writer.add_precision(precision, files=graph_files(precision), parity=parity)
+        writer.add_precision(precision, files=graph_files(precision), parity=parity, notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +329,12 @@ class _Step:
     start: float
     width: float
 
+    def calibrating(self, part: float) -> None:
+        self.report(f"calibrating {self.precision}", self.start + self.width * 0.7 * part)
+
     def writing(self, part: float) -> None:
         self.report(f"writing {self.precision}", self.start + self.width * 0.4 * part)
 
     def running(self, part: float) -> None:
-        self.report(f"running {self.precision}", self.start + self.width * (0.4 + 0.6 * part))
+        before = 0.7 if self.precision in CALIBRATED else 0.4
+        self.report(f"running {self.precision}", self.start + self.width * (before + (1 - before) * part))

@@ -14,7 +14,9 @@ from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.errors import DependencyError, InputError
 
 __all__ = [
+    "CALIBRATED",
     "EXPORTABLE",
+    "FOR_TENSORRT",
     "TOWER_GRAPHS",
     "check_precisions",
     "graph_files",
@@ -32,7 +34,13 @@ _CONVERSIONS: Mapping[str, Callable[[SourceGraph, WeightFile], Any]] = MappingPr
     {"fp16": half_graph, "int8-cpu": int8_cpu_graph}
 )
 
-EXPORTABLE = ("fp32", *_CONVERSIONS)
+CALIBRATED = ("int8", "fp8")
+"""Precisions that need real images and texts (``calibrated``)."""
+
+FOR_TENSORRT = ("fp16", "int8", "fp8")
+"""Precisions whose files keep the rules of ``lint``."""
+
+EXPORTABLE = ("fp32", "fp16", "int8", "int8-cpu", "fp8")
 """Precisions that this version can write."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from rendered_folders import write_tiles
 
 from lrsclip_export.cli.export import command
 from lrsclip_rt.bundle import Bundle
@@ -75,11 +76,33 @@ def test_float16_storage_is_refused_on_the_command_line_too(tmp_path, checkpoint
 
 
 def test_an_unknown_precision_is_one_clear_error(tmp_path, checkpoint) -> None:
-    done = call(checkpoint, "-o", tmp_path / "bundle", "--precision", "fp8")
+    done = call(checkpoint, "-o", tmp_path / "bundle", "--precision", "int4")
     assert isinstance(done.exception, InputError)
     assert str(done.exception) == (
-        "precision fp8 cannot be exported by this version; it writes fp32, fp16, int8-cpu"
+        "precision int4 cannot be exported by this version; it writes fp32, fp16, int8, int8-cpu, fp8"
     )
+
+
+def test_int8_without_a_calibration_says_what_to_pass(tmp_path, checkpoint) -> None:
+    done = call(checkpoint, "-o", tmp_path / "bundle", "--precision", "int8")
+    assert isinstance(done.exception, InputError)
+    assert "--calibration DATA" in str(done.exception)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_fp8_is_made_from_a_checkpoint_and_a_folder_of_images(tmp_path, checkpoint) -> None:
+    (tmp_path / "photos").mkdir()
+    photos = write_tiles(tmp_path / "photos", 64)
+    out = tmp_path / "bundle"
+    done = call(
+        checkpoint, "-o", out, "--precision", "fp8", "--calibration", photos, "--allow-failed"
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = {row["precision"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert set(rows) == {"fp32", "fp8"}
+    assert rows["fp8"]["image_cosine"] > 0.97
+    assert "calibrating fp8 ..." in done.stderr.splitlines()
+    assert Bundle.open(out).record("fp8").notes["calibration"]["images"] == 64
 
 
 def test_an_existing_bundle_is_not_replaced_without_overwrite(tmp_path, checkpoint) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from rendered_folders import write_tiles
 
 from lrsclip_export import checkpoint_source
 from lrsclip_export.checkpoint_source import CheckpointModel, checkpoint_model
@@ -335,10 +336,62 @@ def test_a_bundle_without_fp32_graphs_cannot_be_a_source(tmp_path, tiny_bundle) 
         export_bundle(tmp_path / "small", tmp_path / "out", precisions=("int8-cpu",))
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp8", "bf16", "half"])
+@pytest.mark.parametrize("precision", ["int4", "bf16", "half"])
 def test_unknown_precisions_are_refused_before_anything_is_read(tmp_path, precision) -> None:
-    with pytest.raises(InputError, match="it writes fp32, fp16, int8-cpu"):
+    with pytest.raises(InputError, match="it writes fp32, fp16, int8, int8-cpu, fp8"):
         export_bundle(tmp_path / "nowhere.pt", tmp_path / "out", precisions=("fp32", precision))
+
+
+@pytest.mark.parametrize("wanted", [("int8",), ("fp32", "fp8"), ("int8", "fp8")])
+def test_int8_and_fp8_are_refused_without_real_data(tmp_path, plain_bundle, wanted) -> None:
+    with pytest.raises(InputError, match=rf"{wanted[-1]} must see real data: .*--calibration DATA"):
+        export_bundle(plain_bundle, tmp_path / "out", precisions=wanted)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_calibration_that_nothing_needs_is_refused(tmp_path, plain_bundle) -> None:
+    with pytest.raises(InputError, match="is for int8 and fp8, but only fp16 was asked for"):
+        export_bundle(plain_bundle, tmp_path / "out", precisions=("fp16",), calibration=tmp_path)
+
+
+def test_int8_is_added_to_a_bundle_and_records_its_calibration(tmp_path, plain_bundle, caplog) -> None:
+    (tmp_path / "photos").mkdir()
+    photos = write_tiles(tmp_path / "photos", 66)
+    (photos / "007.png").write_bytes(b"not an image")
+    shutil.copytree(plain_bundle, tmp_path / "work")
+    seen: list[tuple[str, float]] = []
+    bundle = export_bundle(
+        tmp_path / "work",
+        tmp_path / "work",
+        precisions=("int8",),
+        calibration=photos,
+        progress=lambda stage, fraction: seen.append((stage, fraction)),
+    )
+    record = bundle.record("int8")
+    assert bundle.passed("int8")
+    assert set(record.files) == set(graph_files("int8"))
+    assert record.notes["calibration"]["images"] == 65
+    assert record.notes["calibration"]["unreadable_images"] == 1
+    assert "007.png" in caplog.text
+    Bundle.open(tmp_path / "work").verify(use_stamps=False)
+    assert not [path for path in (tmp_path / "work").iterdir() if path.name.startswith(".")]
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions)
+    assert "calibrating int8" in dict(seen)
+
+
+def test_too_small_a_calibration_leaves_the_bundle_as_it_was(tmp_path, plain_bundle) -> None:
+    (tmp_path / "photos").mkdir()
+    before = snapshot(plain_bundle)
+    with pytest.raises(InputError, match="3 readable images of 3, expected at least 64"):
+        export_bundle(
+            plain_bundle,
+            tmp_path / "out",
+            precisions=("int8",),
+            calibration=write_tiles(tmp_path / "photos", 3),
+        )
+    assert snapshot(plain_bundle) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_sources_that_are_none_are_refused(tmp_path) -> None:

@@ -26,7 +26,7 @@ __all__ = ["command", "stages"]
     "--precision",
     "precisions",
     multiple=True,
-    help="fp32, fp16 or int8-cpu; repeats or takes commas.  [default: fp32]",
+    help="fp32, fp16, int8, int8-cpu or fp8; repeats or takes commas.  [default: fp32]",
 )
 @click.option("--name", default=None, help="Short name of the model.  [default: from the file's name]")
 @click.option(
@@ -37,6 +37,12 @@ __all__ = ["command", "stages"]
 @click.option("--training-data", default=None, help="Training data and their terms, for bundle.json.")
 @click.option(
     "--store-fp16", is_flag=True, help="Store float16 numbers in the fp32 files, where that loses nothing."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of real images, or a data set with pairs.jsonl; int8 and fp8 need it.",
 )
 @click.option(
     "--allow-failed", is_flag=True, help="Keep a precision that fell below its gate, with its report."
@@ -53,6 +59,7 @@ def command(
     licence: str | None,
     training_data: str | None,
     store_fp16: bool,
+    calibration: Path | None,
     allow_failed: bool,
     overwrite: bool,
     as_json: bool,
@@ -61,9 +68,13 @@ def command(
 
     SOURCE is a checkpoint file, or a bundle folder: from a bundle no PyTorch is needed, and with the same
     folder as -o the precision is added in place. Every graph is run against its source before anything
-    is written.
+    is written. int8 and fp8, for TensorRT and OpenVINO, find their ranges on up to 256 images of
+    --calibration; with pairs.jsonl its captions are used too.
 
-    Example: lrsclip export DGTRS-CLIP-ViT-B-16.pt -o dgtrs-b16 --precision fp32,int8-cpu
+    \b
+    Example:
+        lrsclip export DGTRS-CLIP-ViT-B-16.pt -o dgtrs-b16 --precision fp32,int8-cpu
+        lrsclip export dgtrs-b16 -o dgtrs-b16 --precision int8 --calibration photos/
     """
     from lrsclip_export.exporting import Provenance, export_bundle
 
@@ -78,6 +89,7 @@ def command(
             templates=templates or None,
             provenance=Provenance(**given) if given else None,
             store_fp16=store_fp16,
+            calibration=calibration,
             allow_failed=allow_failed,
             overwrite=overwrite,
             progress=progress,

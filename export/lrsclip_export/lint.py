@@ -1,8 +1,9 @@
 """Would TensorRT take this file? Rules that a graph has to keep, checked without TensorRT.
 
-Operators and types are an allow-list after the operator table of TensorRT's ONNX parser (10.3 to 10.15,
-onnx-tensorrt ``docs/operators.md``), cut down to what the graphs of a bundle need. The rules about Q/DQ are
-those of a strongly typed network, and where this project quantises.
+Operators and types are an allow-list after the operator table of TensorRT's ONNX parser (onnx-tensorrt
+``docs/operators.md``), cut down to what the graphs of a bundle need. Read were the tables of 8.4 and of
+10.15, which enclose 10.3; LayerNormalization and float8 are in the later one alone. The rules about Q/DQ
+are those of a strongly typed network, and where this project quantises.
 """
 
 from __future__ import annotations

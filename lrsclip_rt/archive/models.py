@@ -24,7 +24,7 @@ def model_from_bundle(bundle: Bundle) -> ModelRecord:
 
 def producer_from_embedder(embedder: Embedder) -> Producer:
     """What a segment records of the embedder that fills it."""
-    passed = embedder.bundle.passed(embedder.precision)
+    passed = embedder.bundle.passed(embedder.precision, embedder.backend)
     return Producer(embedder.precision, embedder.backend, passed)
 
 

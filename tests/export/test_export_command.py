@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from rendered_folders import write_tiles
+from rendered_folders import write_pairs, write_tiles
 
 from lrsclip_export.cli.export import command
 from lrsclip_rt.bundle import Bundle
@@ -103,6 +105,18 @@ def test_fp8_is_made_from_a_checkpoint_and_a_folder_of_images(tmp_path, checkpoi
     assert rows["fp8"]["image_cosine"] > 0.97
     assert "calibrating fp8 ..." in done.stderr.splitlines()
     assert Bundle.open(out).record("fp8").notes["calibration"]["images"] == 64
+
+
+def test_the_command_of_the_documentation_adds_int8(tmp_path, checkpoint, monkeypatch) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "precision.md"
+    (line,) = re.findall(r"^ +lrsclip export (.*)$", page.read_text("utf-8"), re.M)
+    (tmp_path / "tiles").mkdir()
+    write_pairs(write_tiles(tmp_path / "tiles"), tmp_path / "data" / "pairs")
+    monkeypatch.chdir(tmp_path)
+    assert call(checkpoint, "-o", "bundle").exit_code == 0
+    done = call(*shlex.split(line), "--allow-failed")
+    assert done.exit_code == 0, done.output
+    assert set(Bundle.open(tmp_path / "bundle").precisions) == {"fp32", "int8"}
 
 
 def test_an_existing_bundle_is_not_replaced_without_overwrite(tmp_path, checkpoint) -> None:

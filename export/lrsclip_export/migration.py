@@ -141,6 +141,7 @@ class MigratedGraph(SourceGraph):
     def __init__(self, path: Path, products: Sequence[Product], migration: Migration) -> None:
         super().__init__(path)
         self._factors: dict[str, Array] = {}
+        self._slopes: set[str] = set()
         for group in _groups(products):
             divisor = migration.divisors.get(group[0].x)
             if divisor is None:
@@ -148,6 +149,10 @@ class MigratedGraph(SourceGraph):
             for product in group:
                 self._multiply(product.weight, divisor[:, None])
             self._divide_before(group[0], divisor)
+
+    def is_inline(self, value: str) -> bool:
+        """Whether the constant lies in the graph file itself; slopes of many channels do not stay there."""
+        return value not in self._slopes and super().is_inline(value)
 
     def array(self, value: str) -> NDArray[Any]:
         """Numbers of a constant after the migration."""
@@ -182,4 +187,5 @@ class MigratedGraph(SourceGraph):
         tensor = onnx.numpy_helper.from_array(slopes, name)
         self.model.graph.initializer.append(tensor)
         self._initialisers[name] = tensor
+        self._slopes.add(name)
         node.input[1] = name

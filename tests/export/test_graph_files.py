@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from rendered_folders import write_tiles
 
-from lrsclip_export.precisions import EXPORTABLE, TOWER_GRAPHS, graph_files
+from lrsclip_export.exporting import export_bundle
+from lrsclip_export.precisions import CALIBRATED, EXPORTABLE, TOWER_GRAPHS, graph_files
 from lrsclip_rt.bundle import Bundle
 
 GRAPHS = [(tower, graph) for tower, graphs in TOWER_GRAPHS.items() for graph in graphs]
@@ -21,7 +23,10 @@ TENSORRT_OPERATORS = {
     "Max", "Mul", "Pad", "ReduceSumSquare", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split",
     "Sqrt", "Transpose", "Unsqueeze",
 }  # fmt: skip
-CPU_OPERATORS = TENSORRT_OPERATORS | {"DynamicQuantizeLinear", "MatMulInteger"}
+OPERATORS = dict.fromkeys(EXPORTABLE, TENSORRT_OPERATORS) | {
+    "int8-cpu": TENSORRT_OPERATORS | {"DynamicQuantizeLinear", "MatMulInteger"},
+    **dict.fromkeys(CALIBRATED, TENSORRT_OPERATORS | {"QuantizeLinear", "DequantizeLinear"}),
+}
 
 
 def load(folder: Path, graph: str, precision: str) -> Any:
@@ -43,9 +48,18 @@ def external(tensor: Any) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tiny_copy(tiny_bundle, tmp_path_factory) -> Path:
+def whole_bundle(tiny_bundle, tmp_path_factory) -> Path:
+    """The small bundle with those precisions too that need a calibration."""
+    tiles = write_tiles(tmp_path_factory.mktemp("tiles"), 64)
+    out = tmp_path_factory.mktemp("whole") / "tiny"
+    export_bundle(tiny_bundle, out, precisions=CALIBRATED, calibration=tiles, allow_failed=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tiny_copy(whole_bundle, tmp_path_factory) -> Path:
     """Files with one name each: onnx refuses weights that another test has linked elsewhere."""
-    return shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("copy") / "tiny")
+    return shutil.copytree(whole_bundle, tmp_path_factory.mktemp("copy") / "tiny")
 
 
 every_graph = pytest.mark.parametrize(("tower", "graph"), GRAPHS)
@@ -54,13 +68,13 @@ every_precision = pytest.mark.parametrize("precision", EXPORTABLE)
 
 @every_precision
 @every_graph
-def test_only_known_operators_of_opset_17_are_used(tiny_bundle, tower, graph, precision) -> None:
-    model = load(tiny_bundle, graph, precision)
-    assert {node.op_type for node in model.graph.node} <= (
-        CPU_OPERATORS if precision == "int8-cpu" else TENSORRT_OPERATORS
-    )
+def test_only_known_operators_and_opsets_are_used(whole_bundle, tower, graph, precision) -> None:
+    model = load(whole_bundle, graph, precision)
+    assert {node.op_type for node in model.graph.node} <= OPERATORS[precision]
     assert {node.domain for node in model.graph.node} == {""}
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [
+        ("", 19 if precision in CALIBRATED else 17)  # float16 scales need 19
+    ]
     assert model.ir_version <= 10
     assert not model.functions
 
@@ -73,7 +87,7 @@ def test_types_and_shapes_follow_from_each_other(tiny_copy, tower, graph, precis
 
 
 @every_precision
-def test_inputs_and_outputs_have_the_promised_names_types_and_shapes(tiny_bundle, precision) -> None:
+def test_inputs_and_outputs_have_the_promised_names_types_and_shapes(whole_bundle, precision) -> None:
     pixels = "FLOAT16" if precision == "fp16" else "FLOAT"
     image = {"pixels": (pixels, ["N", 3, 32, 32])}
     expected = {
@@ -89,19 +103,19 @@ def test_inputs_and_outputs_have_the_promised_names_types_and_shapes(tiny_bundle
         ),
     }
     for name, (inputs, outputs) in expected.items():
-        graph = load(tiny_bundle, name, precision).graph
+        graph = load(whole_bundle, name, precision).graph
         assert described(graph.input) == inputs
         assert described(graph.output) == outputs
 
 
 @every_precision
 @pytest.mark.parametrize("tower", TOWER_GRAPHS)
-def test_the_graphs_of_a_tower_share_one_weight_file(tiny_bundle, tower, precision) -> None:
-    weights = tiny_bundle / f"{tower}.{precision}.weights"
+def test_the_graphs_of_a_tower_share_one_weight_file(whole_bundle, tower, precision) -> None:
+    weights = whole_bundle / f"{tower}.{precision}.weights"
     places: dict[tuple[int, int], str] = {}
     names = []
     for graph in TOWER_GRAPHS[tower]:
-        tensors = [t for t in load(tiny_bundle, graph, precision).graph.initializer if t.external_data]
+        tensors = [t for t in load(whole_bundle, graph, precision).graph.initializer if t.external_data]
         assert {external(tensor)["location"] for tensor in tensors} == {weights.name}
         names.append({tensor.name for tensor in tensors})
         for tensor in tensors:
@@ -111,7 +125,9 @@ def test_the_graphs_of_a_tower_share_one_weight_file(tiny_bundle, tower, precisi
             itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             assert length == itemsize * np.prod(tensor.dims, dtype=int)
             assert places.setdefault((offset, length), tensor.name) == tensor.name
-    assert names[0] == names[1]
+    own = {name for name in names[0] ^ names[1]}
+    # Each graph corrects its biases by itself.
+    assert all(precision in CALIBRATED and ".corrected." in name for name in own)
     ends = [0, *(offset + length for offset, length in sorted(places))]
     starts = [*(offset for offset, _ in sorted(places)), weights.stat().st_size]
     assert all(0 <= start - end < 64 for start, end in zip(starts, ends, strict=True))
@@ -119,27 +135,27 @@ def test_the_graphs_of_a_tower_share_one_weight_file(tiny_bundle, tower, precisi
 
 @every_precision
 @every_graph
-def test_graph_files_hold_no_weights_and_no_paths(tiny_bundle, tower, graph, precision) -> None:
-    path = tiny_bundle / f"{graph}.{precision}.onnx"
-    model = load(tiny_bundle, graph, precision)
+def test_graph_files_hold_no_weights_and_no_paths(whole_bundle, tower, graph, precision) -> None:
+    path = whole_bundle / f"{graph}.{precision}.onnx"
+    model = load(whole_bundle, graph, precision)
     assert path.stat().st_size < 100_000
     inline = [t for t in model.graph.initializer if not t.external_data]
     assert all(np.prod(tensor.dims, dtype=int) <= 8 for tensor in inline)
-    assert str(tiny_bundle.parent).encode() not in path.read_bytes()
+    assert str(whole_bundle.parent).encode() not in path.read_bytes()
     assert not model.doc_string
     assert not model.metadata_props
 
 
 @pytest.mark.parametrize("graph", ["text", "text-248"])
-def test_only_the_short_text_graph_computes_shapes(tiny_bundle, graph) -> None:
-    operators = Counter(node.op_type for node in load(tiny_bundle, graph, "fp32").graph.node)
+def test_only_the_short_text_graph_computes_shapes(whole_bundle, graph) -> None:
+    operators = Counter(node.op_type for node in load(whole_bundle, graph, "fp32").graph.node)
     assert operators["Shape"] == (1 if graph == "text" else 0)
 
 
-def test_layer_norms_are_whole_and_in_float32(tiny_bundle) -> None:
+def test_layer_norms_are_whole_and_in_float32(whole_bundle) -> None:
     for precision in EXPORTABLE:
         for tower, graph in GRAPHS:
-            model = onnx.shape_inference.infer_shapes(load(tiny_bundle, graph, precision))
+            model = onnx.shape_inference.infer_shapes(load(whole_bundle, graph, precision))
             types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
             norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
             # Two a block of two blocks, one more for the rows that the last block answers for; the
@@ -152,8 +168,8 @@ def test_layer_norms_are_whole_and_in_float32(tiny_bundle) -> None:
 
 
 @every_graph
-def test_every_other_weight_of_the_typed_fp16_files_is_float16(tiny_bundle, tower, graph) -> None:
-    model = load(tiny_bundle, graph, "fp16")
+def test_every_other_weight_of_the_typed_fp16_files_is_float16(whole_bundle, tower, graph) -> None:
+    model = load(whole_bundle, graph, "fp16")
     stored = {t.name: t for t in model.graph.initializer if t.external_data}
     of_norms = {
         name for node in model.graph.node if node.op_type == "LayerNormalization" for name in node.input[1:]
@@ -163,8 +179,8 @@ def test_every_other_weight_of_the_typed_fp16_files_is_float16(tiny_bundle, towe
         assert tensor.data_type == expected, name
 
 
-def test_the_bundle_lists_exactly_these_files(tiny_bundle) -> None:
-    bundle = Bundle.open(tiny_bundle)
+def test_the_bundle_lists_exactly_these_files(whole_bundle) -> None:
+    bundle = Bundle.open(whole_bundle)
     assert set(bundle.precisions) == set(EXPORTABLE)
     listed = {file for precision in EXPORTABLE for file in graph_files(precision)}
     assert set(bundle.files) == listed | {"probe.npz", "vocabulary.txt.gz"}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lrsclip_export.checkpoint_source import CheckpointModel
     from lrsclip_rt.bundle import ModelSpec
 
-__all__ = ["Provenance", "bundle_from_model", "export_bundle"]
+__all__ = ["Provenance", "bundle_from_model", "check_calibration", "export_bundle"]
 
 Progress = Callable[[str, float], None]
 
@@ -106,7 +106,7 @@ def export_bundle(
         DependencyError: If a library is missing.
     """
     wanted = check_precisions(precisions)
-    _check_calibration(wanted, calibration)
+    check_calibration(wanted, calibration)
     source, out = Path(source), Path(out)
     report = progress or (lambda stage, fraction: None)
     if source.is_dir():
@@ -256,8 +256,12 @@ def _yardstick_of(bundle: Bundle, allow_failed: bool, report: Progress) -> _Yard
     return _Yardstick(paths, inputs, answers, bundle.manifest.gates, allow_failed)
 
 
-def _check_calibration(wanted: Sequence[str], calibration: Path | str | None) -> None:
-    """Refuse early what only a calibration can make, and a calibration that nothing needs."""
+def check_calibration(wanted: Sequence[str], calibration: Path | str | None) -> None:
+    """Refuse early what only a calibration can make, and a calibration that nothing needs.
+
+    Raises:
+        InputError: If one lacks the other.
+    """
     needing = [precision for precision in wanted if precision in CALIBRATED]
     if needing and calibration is None:
         raise InputError(

@@ -349,6 +349,19 @@ def test_an_existing_output_is_refused_before_anything_is_fetched(hub: Hub, tmp_
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("precision", "told"), [("int8", "must see real data"), ("int4", "int4 cannot be exported")]
+)
+def test_a_precision_that_cannot_be_made_is_refused_before_anything_is_fetched(
+    hub: Hub, tmp_path: Path, precision: str, told: str
+) -> None:
+    words = [MODEL.name, "-o", str(tmp_path / "out"), "--endpoint", hub.endpoint, "--precision", precision]
+    result = CliRunner().invoke(command, words)
+    assert isinstance(result.exception, InputError)
+    assert told in str(result.exception)
+    assert hub.requests == []
+
+
 def test_help_names_every_model() -> None:
     shown = CliRunner().invoke(command, ["--help"], catch_exceptions=False).output
     assert all(model.name in "".join(shown.split()) for model in PUBLISHED)

@@ -20,7 +20,13 @@ __all__ = ["command"]
     "--precision",
     "precisions",
     multiple=True,
-    help="fp32, fp16 or int8-cpu; repeats or takes commas.  [default: fp32]",
+    help="fp32, fp16, int8, int8-cpu or fp8; repeats or takes commas.  [default: fp32]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of real images, or a data set with pairs.jsonl; int8 and fp8 need it.",
 )
 @click.option(
     "--checkpoint-dir",
@@ -41,6 +47,7 @@ def command(
     name: str,
     out: Path,
     precisions: tuple[str, ...],
+    calibration: Path | None,
     checkpoint_dir: Path | None,
     endpoint: str | None,
     overwrite: bool,
@@ -55,12 +62,15 @@ def command(
     Example: lrsclip pull dgtrs-clip-vit-b-16 -o dgtrs-b16
     """
     from lrsclip_export.cli.export import stages
-    from lrsclip_export.exporting import Provenance, export_bundle
+    from lrsclip_export.exporting import Provenance, check_calibration, export_bundle
+    from lrsclip_export.precisions import check_precisions
     from lrsclip_export.published import download, published_model
     from lrsclip_rt.file_stamps import cache_folder
 
     model = published_model(name)
     refuse_existing(out, overwrite=overwrite)
+    wanted = check_precisions(split_commas(precisions) or ["fp32"])
+    check_calibration(wanted, calibration)
     fetched = download(model, checkpoint_dir or cache_folder() / "checkpoints", endpoint=endpoint)
     origin = Provenance(
         how_made=f"lrsclip pull {model.name}: {model.repository} at {fetched.revision}",
@@ -71,7 +81,8 @@ def command(
         bundle = export_bundle(
             Path(fetched.path),
             out,
-            precisions=split_commas(precisions) or ["fp32"],
+            precisions=wanted,
+            calibration=calibration,
             name=model.name,
             provenance=origin,
             overwrite=overwrite,

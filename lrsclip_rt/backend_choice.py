@@ -144,6 +144,8 @@ def choose(
 def candidates(bundle: Bundle, *, backend: str = "auto", precision: str | None = None) -> list[Choice]:
     """What ``choose`` chooses from, in the order without a measurement; none of it was tried here.
 
+    Backends for a kind of device that this machine does not have are left out.
+
     Raises:
         BundleError: If the bundle lacks the precision.
         BackendError: If ``precision`` is ``auto`` and none passed its gate.
@@ -155,6 +157,7 @@ def candidates(bundle: Bundle, *, backend: str = "auto", precision: str | None =
         if backend in ("auto", candidate.name)
         for name in candidate.precisions
         if name in allowed and (precision != "auto" or bundle.passed(name, candidate.name))
+        if candidate.has_device()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -165,6 +166,11 @@ class Bundle:
             f"{self.path} holds the precisions {', '.join(self.precisions)}, not {precision}. "
             f"Add it: lrsclip export {self.path} -o {self.path} --precision {precision}"
         )
+
+    def content(self, precision: str) -> str:
+        """Hex SHA-256 that changes with any file of a precision; opening checked the files."""
+        files = sorted(self.record(precision).files)
+        return hashlib.sha256("\n".join(self.files[name].sha256 for name in files).encode()).hexdigest()
 
     def towers(self, precision: str) -> tuple[str, ...]:
         """Which of ``TOWERS`` the bundle holds at ``precision``; an archive's copy holds text alone."""

@@ -6,7 +6,6 @@ length that holds them, which changes nothing: the tower is causal and pools at 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -304,7 +303,7 @@ class Embedder:
                     precision=self.precision,
                     device=self.device,
                     threads=self.threads,
-                    content=_content_of(self.bundle, self.precision),
+                    content=self.bundle.content(self.precision),
                 )
                 _check_inputs(path, session, tower, self.spec)
                 self._sessions[tower] = session
@@ -318,12 +317,6 @@ class Embedder:
             with self._lock:
                 self.cut_count += cut
             _log.warning("%d of %d texts were cut at %d tokens", cut, of, self.spec.context_length)
-
-
-def _content_of(bundle: Bundle, precision: str) -> str:
-    """Hex SHA-256 that changes with any file of the precision; opening held the files against the records."""
-    files = sorted(bundle.record(precision).files)
-    return hashlib.sha256("\n".join(bundle.files[name].sha256 for name in files).encode()).hexdigest()
 
 
 def _image_list(sources: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

@@ -13,6 +13,7 @@
     |   |-- ArchiveLockedError                       another writer holds the archive
     |   `-- ArchiveCorruptError                      a file of the archive does not match its record
     |-- BackendError            (RuntimeError)       a backend or precision that cannot run here
+    |   `-- DeviceMemoryError   (MemoryError)        a device that has no memory left for it
     |-- ParityError             (RuntimeError)       a precision that fell below its gate
     |-- WorkerError             (RuntimeError)       a worker process that died
     |-- TrainingError           (RuntimeError)       a training run that cannot go on
@@ -34,6 +35,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "DependencyError",
+    "DeviceMemoryError",
     "DownloadError",
     "ImageError",
     "InputError",
@@ -88,6 +90,10 @@ class ArchiveCorruptError(ArchiveError):
 
 class BackendError(LrsclipError, RuntimeError):
     """A backend or precision that cannot run here."""
+
+
+class DeviceMemoryError(BackendError, MemoryError):
+    """A device that has no memory left for what was asked of it."""
 
 
 class ParityError(LrsclipError, RuntimeError):

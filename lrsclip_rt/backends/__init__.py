@@ -83,6 +83,7 @@ class Backend:
         obstacle: Returns why it cannot run on this machine, or None where a real run worked.
         open: Loads a graph.
         precision_obstacle: Returns why this machine does not run one of ``precisions``, or None.
+        has_device: This machine has what it runs on; without it ``auto`` does not consider it.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Backend:
     obstacle: Callable[[], LrsclipError | None]
     open: Callable[[GraphRequest], Session]
     precision_obstacle: Callable[[str], LrsclipError | None] = lambda precision: None
+    has_device: Callable[[], bool] = lambda: True
 
 
 def choose_backend(name: str, *, precision: str, device: str | None = None) -> Backend:
@@ -203,14 +205,28 @@ def _open_openvino(request: GraphRequest) -> Session:
     return OpenVinoSession(request)
 
 
-def _not_yet(name: str) -> Backend:
-    """A backend of the command line that this version does not have."""
-    error = BackendError(f"{name} is not in this version, which has onnxruntime and openvino on the CPU")
+def _tensorrt_obstacle() -> LrsclipError | None:
+    from lrsclip_rt.backends.tensorrt_backend import tensorrt_obstacle
 
-    def refuse(request: GraphRequest) -> Session:
-        raise error
+    return tensorrt_obstacle()
 
-    return Backend(name, (), (), MappingProxyType({}), lambda: error, refuse)
+
+def _tensorrt_precision_obstacle(precision: str) -> LrsclipError | None:
+    from lrsclip_rt.backends.tensorrt_backend import tensorrt_precision_obstacle
+
+    return tensorrt_precision_obstacle(precision)
+
+
+def _has_gpu() -> bool:
+    from lrsclip_rt.backends.tensorrt_backend import has_gpu
+
+    return has_gpu()
+
+
+def _open_tensorrt(request: GraphRequest) -> Session:
+    from lrsclip_rt.backends.tensorrt_backend import open_tensorrt
+
+    return open_tensorrt(request)
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
@@ -245,7 +261,22 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
             open=_open_openvino,
             precision_obstacle=_openvino_precision_obstacle,
         ),
-        "tensorrt": _not_yet("tensorrt"),
+        "tensorrt": Backend(
+            name="tensorrt",
+            devices=("cuda",),
+            precisions=("int8", "fp8", "fp16"),
+            refusals=MappingProxyType(
+                {
+                    "fp32": "it is the yardstick: --backend onnxruntime; on GPUs use fp16",
+                    "bf16": "it is a setting of openvino: --backend openvino",
+                    "int8-cpu": "its layout is onnxruntime's: --backend onnxruntime",
+                }
+            ),
+            obstacle=_tensorrt_obstacle,
+            open=_open_tensorrt,
+            precision_obstacle=_tensorrt_precision_obstacle,
+            has_device=_has_gpu,
+        ),
     }
 )
 """Every backend that ``--backend`` names, in the order in which ``auto`` tries them."""

@@ -7,12 +7,15 @@ import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lrsclip_rt.cli.options import bundle_option, json_option
 from lrsclip_rt.cli.output import progress_bar, wants_json
+
+if TYPE_CHECKING:
+    from lrsclip_rt.bundle import Bundle
 
 __all__ = ["command"]
 
@@ -33,6 +36,7 @@ _PACKAGES = (
 _PROVEN = {
     "cpu": "tested on CPUs (x86-64)",
     "gpu": "nothing of this version has run on a GPU",
+    "tensorrt": "no engine has been built or run; calls are held against the bindings of 10.3 and 11.4",
 }
 
 
@@ -187,10 +191,36 @@ def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
             for name, record in bundle.precisions.items()
             if record.tasks
         },
+        "engines": _engines(bundle),
         "measured": None if measured is None else asdict(measured),
         "licence": bundle.source.licence,
         "training_data": bundle.source.training_data,
     }
+
+
+def _engines(bundle: Bundle) -> list[dict[str, Any]]:
+    """TensorRT engines that were built from the bundle's files, for whatever device."""
+    from lrsclip_rt.errors import BackendError
+    from lrsclip_rt.tensorrt.bundle_building import PRECISIONS
+    from lrsclip_rt.tensorrt.engine_folders import builds_of
+
+    rows: dict[str, dict[str, Any]] = {}
+    for precision in (name for name in PRECISIONS if name in bundle.precisions):
+        content = bundle.content(precision)
+        try:
+            for folder, build in builds_of(bundle.path, content):
+                if build.precision == precision and str(folder) not in rows:
+                    rows[str(folder)] = {
+                        "precision": precision,
+                        "architecture": build.architecture,
+                        "tensorrt": build.tensorrt,
+                        "towers": list(build.engines),
+                        "current": build.content == content,
+                        "folder": str(folder),
+                    }
+        except BackendError as error:
+            rows[str(error)] = {"precision": precision, "error": str(error)}
+    return list(rows.values())
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -210,7 +240,7 @@ def _print(facts: dict[str, Any]) -> None:
     add("python", f"{facts['python']} on {facts['platform']}")
     add("cpu", f"{cpu['name'] or cpu['architecture']}, {cpu['cpus']} usable, {' '.join(cpu['instructions'])}")
     if facts["gpus"]:
-        add("gpu", f"{', '.join(facts['gpus'])}: not used by this version")
+        add("gpu", f"{', '.join(facts['gpus'])}: used by tensorrt alone, with engines that were built for it")
     installed = [f"{name} {found}" for name, found in facts["versions"].items() if found]
     add("installed", ", ".join(installed))
     add("missing", ", ".join(name for name, found in facts["versions"].items() if not found))
@@ -230,6 +260,8 @@ def _print(facts: dict[str, Any]) -> None:
             add(f"  {name}", f"{gate}{default}; {auto}")
             for backend, report in bundle["tasks"].get(name, {}).items():
                 add(f"    {backend}", _tasks_line(report))
+        for row in bundle["engines"]:
+            add("  engine", row.get("error") or _engine_line(row))
         add("  auto", f"--precision auto: {bundle['auto_precision'] or 'nothing runs here'}")
         add("  measured", _measured_line(bundle["measured"]))
     for where, proof in facts["proven"].items():
@@ -237,6 +269,13 @@ def _print(facts: dict[str, Any]) -> None:
     for warning in facts["warnings"]:
         add("warning", warning)
     console.print(table)
+
+
+def _engine_line(row: dict[str, Any]) -> str:
+    """What was built, for which device and library."""
+    old = "" if row["current"] else ", from other files than the bundle holds now"
+    built = f"{row['precision']} for {row['architecture']}, TensorRT {row['tensorrt']}"
+    return f"{built}: {', '.join(row['towers'])}{old}"
 
 
 def _tasks_line(report: dict[str, Any]) -> str:

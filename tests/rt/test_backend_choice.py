@@ -35,13 +35,19 @@ from lrsclip_rt.errors import BackendError, BundleError, DependencyError
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
 )
-pytestmark = pytest.mark.usefixtures("cache_home")
+pytestmark = pytest.mark.usefixtures("cache_home", "no_gpu")
 
 ORT_INT8, ORT, OPENVINO = (
     Choice("onnxruntime", "int8-cpu"),
     Choice("onnxruntime", "fp32"),
     Choice("openvino", "fp32"),
 )
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are of CPUs here, also on a machine that has a GPU."""
+    monkeypatch.setattr("lrsclip_rt.backends.tensorrt_backend.has_gpu", lambda: False)
 
 
 @pytest.fixture
@@ -107,6 +113,15 @@ def test_auto_precision_never_takes_what_has_no_report(bundle: Bundle) -> None:
         choose(Bundle(bundle.path, alone), precision="auto")
     # bf16 is never in the running while the bundle has no report of it.
     assert "bf16" not in {choice.precision for choice in candidates(bundle, precision="auto")}
+
+
+def test_tensorrt_is_considered_only_where_there_is_a_gpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert candidates(bundle, precision="fp16") == []
+    monkeypatch.setattr("lrsclip_rt.backends.tensorrt_backend.has_gpu", lambda: True)
+    assert candidates(bundle, precision="fp16") == [Choice("tensorrt", "fp16")]
+    assert candidates(bundle, precision="auto") == [ORT_INT8, ORT, OPENVINO, Choice("tensorrt", "fp16")]
 
 
 # Ranking

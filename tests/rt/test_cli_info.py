@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from lrsclip_rt.cli import info
 from lrsclip_rt.cpu import available_cpus, cpu_info, gpu_names
-from lrsclip_rt.errors import BundleError
+from lrsclip_rt.errors import BackendError, BundleError
 
 
 def facts_of(*arguments: str) -> dict:
@@ -18,7 +18,9 @@ def facts_of(*arguments: str) -> dict:
     return json.loads(result.stdout)
 
 
-def test_info_names_versions_cpu_and_every_backend_with_its_reason() -> None:
+def test_info_names_versions_cpu_and_every_backend_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = BackendError("no NVIDIA driver here")
+    monkeypatch.setattr("lrsclip_rt.backends.tensorrt_backend.tensorrt_obstacle", lambda: missing)
     facts = facts_of()
     assert facts["versions"]["numpy"]
     assert facts["versions"]["onnxruntime"]
@@ -29,8 +31,10 @@ def test_info_names_versions_cpu_and_every_backend_with_its_reason() -> None:
     assert backends["onnxruntime"]["runs"]
     assert backends["onnxruntime"]["precisions"] == ["int8-cpu", "fp32"]
     assert "fp16" in backends["onnxruntime"]["refuses"]
-    assert backends["tensorrt"]["runs"] is False
-    assert "not in this version" in backends["tensorrt"]["reason"]
+    assert backends["tensorrt"]["devices"] == ["cuda"]
+    assert backends["tensorrt"]["precisions"] == ["int8", "fp8", "fp16"]
+    assert "no NVIDIA driver" in backends["tensorrt"]["reason"]
+    assert "no engine has been built or run" in facts["proven"]["tensorrt"]
     assert "nothing of this version has run on a GPU" in facts["proven"]["gpu"]
 
 
@@ -76,7 +80,7 @@ def test_the_table_for_people_holds_the_same_facts(
         "runs int8-cpu, fp32 on cpu",
         "lrsclip-rt[openvino]",
         "a warning",
-        "Orin [nvgpu]: not used",
+        "Orin [nvgpu]: used by tensorrt alone",
     ):
         assert part in shown
     assert "int8-cpu" in shown

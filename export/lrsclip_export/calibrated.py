@@ -27,16 +27,15 @@ from lrsclip_export.number_formats import FORMATS
 from lrsclip_export.precisions import TOWER_GRAPHS, require_onnx, save_graph
 from lrsclip_export.product_plans import PlannedProduct, planned_products
 from lrsclip_export.products import Product, products_of
-from lrsclip_export.proof import Answers, Inputs
+from lrsclip_export.proof import Inputs
 from lrsclip_export.quantised_graph import quantised_graph
 from lrsclip_export.ranges import RANGE_RULES
 from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.parity import Embeddings, Gate, ParityReport, compare
 from lrsclip_rt.tokenizer import TokenBatch
 
-__all__ = ["DEFAULT_RECIPE", "Recipe", "Yardstick", "answers_from_calibrated", "write_calibrated"]
+__all__ = ["DEFAULT_RECIPE", "Recipe", "Yardstick", "write_calibrated"]
 
-_DENSE_IMAGES = 4
 # Patches take as long as class tokens and say little new, so fewer images suffice.
 _DENSE_SHARE = 4
 _HELD_BACK = 8
@@ -152,28 +151,6 @@ def write_calibrated(
             progress(min(0.99, 0.7 + 0.05 * step))
             step *= 2
     return written, _notes(calibration, towers, reports[1])
-
-
-def answers_from_calibrated(
-    paths: Mapping[str, Path], inputs: Inputs, *, progress: Progress = lambda fraction: None
-) -> Answers:
-    """Run the four graphs of ``int8`` or ``fp8`` on the CPU, every Q/DQ pair as the file says.
-
-    Args:
-        paths: Graph files by name of the graph.
-        inputs: What to run.
-        progress: Called with the fraction done.
-
-    Raises:
-        DependencyError: If onnxruntime is not installed.
-    """
-    images = embedded_images(paths["image"], inputs.pixels)
-    progress(0.4)
-    patches = embedded_images(paths["dense"], inputs.pixels[:_DENSE_IMAGES])
-    progress(0.5)
-    texts = embedded_texts(paths["text"], inputs.texts)
-    progress(0.75)
-    return Answers(images, patches, texts, embedded_texts(paths["text-248"], inputs.texts, fixed=True))
 
 
 def _split(calibration: Calibration) -> tuple[Inputs, Inputs]:

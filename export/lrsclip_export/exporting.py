@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_export.calibrated import Yardstick, answers_from_calibrated, write_calibrated
+from lrsclip_export.calibrated import Yardstick, write_calibrated
 from lrsclip_export.calibration import Calibration, calibration_from_folder
 from lrsclip_export.lint import refuse_findings
 from lrsclip_export.precisions import (
@@ -308,10 +308,9 @@ def _add_precisions(
             paths, notes = write_calibrated(
                 writer.folder, precision, fp32.paths, calibration, known, progress=step.calibrating
             )
-            answers = answers_from_calibrated(paths, fp32.inputs, progress=step.running)
         else:
             paths = write_precision(writer.folder, precision, fp32.paths, progress=step.writing)
-            answers = answers_from_graphs(paths, fp32.inputs, progress=step.running)
+        answers = answers_from_graphs(paths, fp32.inputs, progress=step.running)
         if precision in FOR_TENSORRT:
             for path in paths.values():
                 refuse_findings(path)

@@ -23,7 +23,7 @@ Feed = Mapping[str, NDArray[Any]]
 """Inputs of one run by name."""
 
 
-def image_feeds(pixels: NDArray[np.float32]) -> list[Feed]:
+def image_feeds(pixels: NDArray[np.floating[Any]]) -> list[Feed]:
     """(n, 3, S, S) in small batches."""
     starts = range(0, len(pixels), _IMAGES_PER_RUN)
     return [{"pixels": pixels[start : start + _IMAGES_PER_RUN]} for start in starts]
@@ -52,9 +52,11 @@ def text_feeds(texts: TokenBatch, *, fixed: bool = False) -> list[Feed]:
 
 
 def embedded_images(path: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, 3, S, S) float32 -> (n, D) by an ``image`` graph with float32 input."""
+    """(n, 3, S, S) -> (n, D) by an ``image`` graph, (n, P, D) by a ``dense`` one, in the type it reads."""
     session = cpu_session(path)
-    return np.concatenate([session.run(None, feed)[0] for feed in image_feeds(pixels)])
+    (meta,) = session.get_inputs()
+    typed = pixels.astype(np.float16) if meta.type == "tensor(float16)" else pixels
+    return np.concatenate([session.run(None, feed)[0] for feed in image_feeds(typed)])
 
 
 def embedded_texts(path: Path, texts: TokenBatch, *, fixed: bool = False) -> NDArray[np.float32]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.errors import DependencyError, ParityError
+from lrsclip_export.graph_running import embedded_images, embedded_texts
+from lrsclip_rt.errors import ParityError
 from lrsclip_rt.parity import Embeddings, Gate, ParityReport, compare
 
 if TYPE_CHECKING:
@@ -93,13 +94,13 @@ def answers_from_graphs(
     Raises:
         DependencyError: If onnxruntime is not installed.
     """
-    images = _run_images(paths["image"], inputs.pixels)
+    images = embedded_images(paths["image"], inputs.pixels)
     progress(0.4)
-    patches = _run_images(paths["dense"], inputs.pixels[:_DENSE_IMAGES])
+    patches = embedded_images(paths["dense"], inputs.pixels[:_DENSE_IMAGES])
     progress(0.5)
-    texts = _run_texts(paths["text"], inputs.texts, fixed=False)
+    texts = embedded_texts(paths["text"], inputs.texts)
     progress(0.75)
-    return Answers(images, patches, texts, _run_texts(paths["text-248"], inputs.texts, fixed=True))
+    return Answers(images, patches, texts, embedded_texts(paths["text-248"], inputs.texts, fixed=True))
 
 
 def answers_from_torch(
@@ -191,39 +192,5 @@ def describe(report: ParityReport) -> str:
     return f"{'; '.join(parts)} (gate {gate.mean:g} mean, {gate.minimum:g} least, top-1 {gate.top1:g} %)"
 
 
-def _run_images(path: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = _session(path)
-    (meta,) = session.get_inputs()
-    typed = pixels.astype(np.float16) if meta.type == "tensor(float16)" else pixels
-    return np.concatenate([session.run(None, {meta.name: typed[part]})[0] for part in _batches(len(typed))])
-
-
-def _run_texts(path: Path, texts: TokenBatch, *, fixed: bool) -> NDArray[np.float32]:
-    session = _session(path)
-    order = np.argsort(texts.eot, kind="stable")
-    rows: list[NDArray[np.float32]] = []
-    for part in _batches(len(order)):
-        picked = order[part]
-        eot = texts.eot[picked]
-        length = texts.tokens.shape[1] if fixed else int(eot.max()) + 1
-        feed = {"tokens": np.ascontiguousarray(texts.tokens[picked, :length]), "eot": eot}
-        rows.append(session.run(None, feed)[0])
-    sorted_rows = np.concatenate(rows)
-    restored = np.empty_like(sorted_rows)
-    restored[order] = sorted_rows
-    return restored
-
-
 def _batches(count: int) -> Iterator[slice]:
     return (slice(start, start + _BATCH) for start in range(0, count, _BATCH))
-
-
-def _session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError.of("onnxruntime", extra="export") from error
-    options = onnxruntime.SessionOptions()
-    # A typed fp16 graph on a CPU falls back to float32 kernels with a warning a node; that is expected.
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

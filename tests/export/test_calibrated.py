@@ -21,7 +21,6 @@ from lrsclip_export.calibrated import (
     DEFAULT_RECIPE,
     Recipe,
     Yardstick,
-    answers_from_calibrated,
     write_calibrated,
 )
 from lrsclip_export.calibration import Calibration, calibration_from_folder
@@ -32,7 +31,7 @@ from lrsclip_export.number_formats import FORMATS
 from lrsclip_export.precisions import TOWER_GRAPHS, save_graph
 from lrsclip_export.product_plans import planned_products
 from lrsclip_export.products import GeluInput, NormInput, ValueInput, products_of
-from lrsclip_export.proof import Inputs
+from lrsclip_export.proof import Inputs, answers_from_graphs
 from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.errors import BundleError
@@ -83,7 +82,7 @@ def quantised(
     )
     yardstick = Yardstick(inputs, reference, GATE)
     paths, notes = write_calibrated(folder, precision, fp32, calibration, yardstick, recipe=recipe)
-    found = answers_from_calibrated(paths, inputs)
+    found = answers_from_graphs(paths, inputs)
     assert np.abs(found.texts - found.texts_fixed).max() < 2e-3
     report = compare(reference, Embeddings(found.images, found.texts), precision=precision, gate=GATE)
     return paths, notes, report

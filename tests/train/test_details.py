@@ -172,3 +172,25 @@ def test_training_on_details_lowers_their_loss(tmp_path: Path) -> None:
     losses = [row["detail"] for row in make.log_of(config)]
     assert np.mean(losses[:4]) > 0.9 * math.log(2)
     assert np.mean(losses[-8:]) < 0.75 * math.log(2)
+
+
+def test_images_whose_details_are_compared_keep_all_their_patches(tmp_path: Path) -> None:
+    data = make.tiles_folder(tmp_path / "data", train=8, val=2)
+    init = make.tiny_checkpoint(tmp_path / "init.pt")
+    found: dict[float, tuple[float, float]] = {}
+    for share in (0.0, 0.5):
+        config = make.settings(
+            tmp_path / f"{share}",
+            data,
+            init,
+            steps=1,
+            data_tiles=8,
+            data_details=8,
+            data_cache=str(tmp_path / "cache"),
+            model_patch_dropout=share,
+        )
+        make.run_of(config)
+        (row,) = make.log_of(config)
+        found[share] = (row["detail"], row["short"])
+    assert found[0.0][0] == found[0.5][0]
+    assert found[0.0][1] != found[0.5][1]

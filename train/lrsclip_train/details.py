@@ -1,8 +1,8 @@
 """True excerpts of long texts beside the same with one detail wrong: a count, a colour, a place, an object.
 
 In a description of 150 tokens one wrong word moves the embedding little, and so teaches little. The sentence
-around it, alone or among few others, shows the difference at a fifth of the cost; what is learnt there
-holds in whole descriptions (docs/training-study.md).
+around it, alone or among few others, shows the difference in about a quarter of the tokens; what is learnt
+there holds in whole descriptions (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -24,14 +24,16 @@ from lrsclip_export.calibrated import (
     write_calibrated,
 )
 from lrsclip_export.calibration import Calibration, calibration_from_folder
-from lrsclip_export.graph_running import embedded_images, embedded_texts, image_feeds, text_feeds
+from lrsclip_export.graph_running import cpu_session, embedded_images, embedded_texts, image_feeds, text_feeds
 from lrsclip_export.graph_source import SourceGraph
+from lrsclip_export.half import half_graph
 from lrsclip_export.migration import MigratedGraph, chosen_migration
 from lrsclip_export.number_formats import FORMATS
 from lrsclip_export.precisions import TOWER_GRAPHS, save_graph
 from lrsclip_export.product_plans import planned_products
 from lrsclip_export.products import GeluInput, NormInput, ValueInput, products_of
 from lrsclip_export.proof import Inputs, answers_from_graphs
+from lrsclip_export.quantised_graph import QuantisedProduct, quantised_graph
 from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.errors import BundleError
@@ -246,6 +248,28 @@ def test_migration_and_correction_lower_the_error_of_a_product(wide, tmp_path) -
             moved, [plan.quantised.product], after, INT8, rules=(plan.rule,), correct=False
         )
         assert plan.error < 1.05 * plain[plan.quantised.product.name].error
+
+
+def test_a_correction_is_added_to_what_the_product_gives(wide, tmp_path) -> None:
+    fp32, calibration = wide
+    source = SourceGraph(fp32["image"])
+    product = products_of(source)[0]
+    with WeightFile(tmp_path / "image.fp16.weights") as weights:
+        save_graph(half_graph(source, weights), tmp_path / "half.onnx")
+    half = SourceGraph(tmp_path / "half.onnx")
+    correction = np.linspace(-2, 2, source.shape(product.weight)[1], dtype=np.float32)
+    sums = []
+    for number, shift in enumerate((None, correction)):
+        path = tmp_path / f"{number}.onnx"
+        with WeightFile(tmp_path / f"{number}.weights") as weights:
+            entry = QuantisedProduct(product, 8.0, shift)
+            model = quantised_graph(half, source, weights, {product.name: entry}, INT8)
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(product.sum, onnx.TensorProto.FLOAT16, None)
+        )
+        save_graph(model, path)
+        sums.append(cpu_session(path).run([product.sum], {"pixels": calibration.pixels[:4]})[0])
+    np.testing.assert_allclose(sums[1] - sums[0], np.broadcast_to(correction, sums[0].shape), atol=0.02)
 
 
 # -- the whole ---------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""int8 and fp8 for TensorRT and OpenVINO: calibrate, even out, choose ranges, write, and put back what hurts.
+"""8-bit precisions: calibrate, even out, choose ranges, write, and put back what hurts.
 
 1. run the fp32 graphs on the calibration and sample what enters each product
 2. move wide channels into the weights (``migration``), exactly
 3. find a range for each activation and correct each bias (``product_plans``)
-4. write the Q/DQ graphs (``quantised_graph``), the float part in fp16
+4. write the graphs: int8 and fp8 with Q/DQ pairs and the float part in fp16 (``quantised_graph``); int8-cpu
+   with ranges that are measured while it runs (``int8_cpu``), so that step 3 only ranks its products
 5. run them on what was held back; while a gate is missed, the products with the largest error go back to
    float, one, then two, then four at a time
+
+int8-cpu needs the calibration for step 2 alone, where the bundle's own probe says enough.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from lrsclip_export.calibration import Calibration
 from lrsclip_export.graph_running import Feed, embedded_images, embedded_texts, image_feeds, text_feeds
 from lrsclip_export.graph_source import SourceGraph
 from lrsclip_export.half import half_graph
+from lrsclip_export.int8_cpu import int8_cpu_graph
 from lrsclip_export.migration import STRENGTHS, MigratedGraph, Migration, chosen_migration
 from lrsclip_export.number_formats import FORMATS
 from lrsclip_export.precisions import TOWER_GRAPHS, require_onnx, save_graph
 from lrsclip_export.product_plans import PlannedProduct, planned_products
-from lrsclip_export.products import Product, products_of
+from lrsclip_export.products import GeluInput, Product, products_of
 from lrsclip_export.proof import Inputs
 from lrsclip_export.quantised_graph import quantised_graph
 from lrsclip_export.ranges import RANGE_RULES
@@ -39,6 +43,8 @@ __all__ = ["DEFAULT_RECIPE", "Recipe", "Yardstick", "write_calibrated"]
 # Patches take as long as class tokens and say little new, so fewer images suffice.
 _DENSE_SHARE = 4
 _HELD_BACK = 8
+
+_MEASURED_LATER = "int8-cpu"
 
 Progress = Callable[[float], None]
 
@@ -98,19 +104,20 @@ def write_calibrated(
     folder: Path,
     precision: str,
     fp32: Mapping[str, Path],
-    calibration: Calibration,
+    calibration: Calibration | None,
     yardstick: Yardstick,
     *,
     recipe: Recipe = DEFAULT_RECIPE,
     progress: Progress = lambda fraction: None,
 ) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
-    """Write the four graphs of ``int8`` or ``fp8``.
+    """Write the four graphs of ``int8``, ``fp8`` or ``int8-cpu``.
 
     Args:
         folder: Receives the files, and for a while copies of the fp32 and fp16 weights.
-        precision: ``int8`` or ``fp8``.
+        precision: ``int8``, ``fp8`` or ``int8-cpu``.
         fp32: The four fp32 graph files by name of the graph.
-        calibration: Real images and texts; an eighth of them is held back for step 5.
+        calibration: Real images and texts; an eighth of them is held back for step 5. ``int8-cpu`` does
+            without: None takes the inputs of the yardstick.
         yardstick: What else must hold in step 5.
         recipe: Steps to take.
         progress: Called with the fraction done.
@@ -125,7 +132,7 @@ def write_calibrated(
         ParityError: If a weight does not fit float16.
     """
     require_onnx()
-    used, held = _split(calibration)
+    used, held = (yardstick.inputs, None) if calibration is None else _split(calibration)
     written = {graph: folder / f"{graph}.{precision}.onnx" for graph in fp32}
     with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as name:
         scratch = Path(name)
@@ -137,10 +144,10 @@ def write_calibrated(
         ]
         for tower in towers:
             _write(folder, precision, tower, written)
-        checks = [
-            yardstick,
-            Yardstick(held, _embeddings(fp32, held), Gate(yardstick.gate.mean, yardstick.gate.minimum)),
-        ]
+        checks = [yardstick]
+        if held is not None:
+            gate = Gate(yardstick.gate.mean, yardstick.gate.minimum)
+            checks.append(Yardstick(held, _embeddings(fp32, held), gate))
         reports = _reports(written, precision, checks)
         step = 1
         while failing := _failing(towers, reports, recipe):
@@ -150,7 +157,8 @@ def write_calibrated(
             reports = _reports(written, precision, checks)
             progress(min(0.99, 0.7 + 0.05 * step))
             step *= 2
-    return written, _notes(calibration, towers, reports[1])
+    seen = {} if calibration is None else {"calibration": _calibration_notes(calibration, reports[1])}
+    return written, {**seen, **_notes(precision, towers)}
 
 
 def _split(calibration: Calibration) -> tuple[Inputs, Inputs]:
@@ -196,22 +204,23 @@ def _tower(
             progress=_part(progress, index * share, share),
         )
     joined = {x: merged([sample[x] for sample in samples.values()]) for x in samples[tower]}
-    migration = chosen_migration(first, products, joined, number_format, recipe.strengths)
-    sources, halves = {}, {}
-    with WeightFile(scratch / f"{tower}.fp16.weights") as weights:
-        for graph in TOWER_GRAPHS[tower]:
-            sources[graph] = MigratedGraph(fp32[graph], products_of(SourceGraph(fp32[graph])), migration)
-            path = scratch / f"{graph}.fp16.onnx"
-            save_graph(half_graph(sources[graph], weights), path)
-            halves[graph] = SourceGraph(path)
+    migration = chosen_migration(
+        first, _movable(precision, products), joined, number_format, recipe.strengths
+    )
+    sources = {
+        graph: MigratedGraph(fp32[graph], products_of(SourceGraph(fp32[graph])), migration)
+        for graph in TOWER_GRAPHS[tower]
+    }
+    halves = {} if precision == _MEASURED_LATER else _halves(tower, sources, scratch)
+    rules, correct = (("max",), False) if precision == _MEASURED_LATER else (recipe.rules, recipe.correct)
     plans = {
         graph: planned_products(
             sources[graph],
             products,
             {x: migration.sample(x, sample) for x, sample in seen.items()},
             number_format,
-            rules=recipe.rules,
-            correct=recipe.correct,
+            rules=rules,
+            correct=correct,
         )
         for graph, seen in samples.items()
     }
@@ -219,9 +228,28 @@ def _tower(
     return _Tower(tower, products, migration, sources, halves, plans)
 
 
+def _movable(precision: str, products: Sequence[Product]) -> list[Product]:
+    """The runtime's fused QuickGELU has one slope, so int8-cpu leaves what lies behind one as it is."""
+    return [p for p in products if precision != _MEASURED_LATER or not isinstance(p.before, GeluInput)]
+
+
+def _halves(tower: str, sources: Mapping[str, MigratedGraph], scratch: Path) -> dict[str, SourceGraph]:
+    """The typed fp16 graphs that Q/DQ pairs are put into."""
+    halves = {}
+    with WeightFile(scratch / f"{tower}.fp16.weights") as weights:
+        for graph, source in sources.items():
+            path = scratch / f"{graph}.fp16.onnx"
+            save_graph(half_graph(source, weights), path)
+            halves[graph] = SourceGraph(path)
+    return halves
+
+
 def _write(folder: Path, precision: str, tower: _Tower, written: Mapping[str, Path]) -> None:
     with WeightFile(folder / f"{tower.name}.{precision}.weights") as weights:
         for graph in TOWER_GRAPHS[tower.name]:
+            if precision == _MEASURED_LATER:
+                save_graph(int8_cpu_graph(tower.sources[graph], weights, floats=tower.floats), written[graph])
+                continue
             plan = tower.plans.get(graph, tower.plans[tower.name])
             quantised = {
                 name: planned.quantised for name, planned in plan.items() if name not in tower.floats
@@ -263,26 +291,29 @@ def _failing(towers: Sequence[_Tower], reports: Sequence[ParityReport], recipe: 
     return [tower for tower in failing if len(tower.floats) < recipe.most_float * len(tower.products)]
 
 
-def _notes(calibration: Calibration, towers: Sequence[_Tower], held: ParityReport) -> Mapping[str, Any]:
+def _calibration_notes(calibration: Calibration, held: ParityReport) -> Mapping[str, Any]:
+    parts = (("image", held.image), ("text", held.text))
+    return {
+        **calibration.notes(),
+        "held_back": {
+            name: {"mean": part.mean, "minimum": part.minimum} for name, part in parts if part is not None
+        },
+    }
+
+
+def _notes(precision: str, towers: Sequence[_Tower]) -> Mapping[str, Any]:
     rules = Counter(
         planned.rule
         for tower in towers
         for name, planned in tower.plans[tower.name].items()
         if name not in tower.floats
     )
+    ranges = {} if precision == _MEASURED_LATER else {"range_rules": dict(sorted(rules.items()))}
     return {
-        "calibration": {
-            **calibration.notes(),
-            "held_back": {
-                name: {"mean": part.mean, "minimum": part.minimum}
-                for name, part in (("image", held.image), ("text", held.text))
-                if part is not None
-            },
-        },
         "float_products": [name.removesuffix(".product") for tower in towers for name in tower.floats],
         "quantised_products": sum(len(tower.products) - len(tower.floats) for tower in towers),
         "migrated_activations": sum(len(tower.migration.divisors) for tower in towers),
-        "range_rules": dict(sorted(rules.items())),
+        **ranges,
     }
 
 

@@ -18,10 +18,11 @@ from lrsclip_export.lint import refuse_findings
 from lrsclip_export.precisions import (
     CALIBRATED,
     FOR_TENSORRT,
+    NEED_CALIBRATION,
     check_precisions,
     graph_files,
     require_onnx,
-    write_precision,
+    write_half,
 )
 from lrsclip_export.probe import Probe, default_probe, probe_from_arrays, read_probe, write_probe
 from lrsclip_export.proof import Answers, Inputs, answers_from_graphs, describe, inputs_from_probe, parity_of
@@ -90,7 +91,7 @@ def export_bundle(
         probe_texts: Texts for the proof; default a list of our own.
         store_fp16: Store float16 numbers in the fp32 files; refused where that would change a weight.
         calibration: Folder of real images, with captions in ``pairs.jsonl`` or without; ``int8`` and
-            ``fp8`` need it. Also for bundles.
+            ``fp8`` need it, ``int8-cpu`` takes it for its own where it is given. Also for bundles.
         allow_failed: Write a precision that fell below its gate too, with the report that says so. Also
             for bundles.
         overwrite: Replace an existing bundle; adding to a bundle in place needs no permission.
@@ -262,13 +263,13 @@ def check_calibration(wanted: Sequence[str], calibration: Path | str | None) -> 
     Raises:
         InputError: If one lacks the other.
     """
-    needing = [precision for precision in wanted if precision in CALIBRATED]
+    needing = [precision for precision in wanted if precision in NEED_CALIBRATION]
     if needing and calibration is None:
         raise InputError(
             f"{' and '.join(needing)} must see real data: pass a folder of images, or a data set with "
             "pairs.jsonl, as lrsclip export ... --calibration DATA. int8-cpu and fp16 need none"
         )
-    if calibration is not None and not needing:
+    if calibration is not None and not set(wanted) & set(CALIBRATED):
         raise InputError(
             f"--calibration is for {' and '.join(CALIBRATED)}, but only {', '.join(wanted)} was asked for. "
             "Leave it out, or add one of them to --precision"
@@ -301,7 +302,6 @@ def _add_precisions(
         step = _Step(report, precision, start + (1 - start) * index / len(added), (1 - start) / len(added))
         notes: Mapping[str, Any] = {}
         if precision in CALIBRATED:
-            assert calibration is not None
             known = Yardstick(
                 fp32.inputs, Embeddings(fp32.answers.images, fp32.answers.texts), fp32.gates[precision]
             )
@@ -309,7 +309,7 @@ def _add_precisions(
                 writer.folder, precision, fp32.paths, calibration, known, progress=step.calibrating
             )
         else:
-            paths = write_precision(writer.folder, precision, fp32.paths, progress=step.writing)
+            paths = write_half(writer.folder, fp32.paths, progress=step.writing)
         answers = answers_from_graphs(paths, fp32.inputs, progress=step.running)
         if precision in FOR_TENSORRT:
             for path in paths.values():

@@ -65,6 +65,7 @@ class NumberFormat:
 FORMATS: Mapping[str, NumberFormat] = MappingProxyType(
     {
         "int8": NumberFormat("int8", 127.0, by_column=True),
+        "int8-cpu": NumberFormat("int8-cpu", 127.0, by_column=True),
         # TensorRT 10.3 takes E4M3 with one scale a tensor.
         "fp8": NumberFormat("fp8", _E4M3_LARGEST, by_column=False),
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 from lrsclip_export.graph_source import SourceGraph
 from lrsclip_export.half import half_graph
-from lrsclip_export.int8_cpu import int8_cpu_graph
 from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.errors import DependencyError, InputError
 
@@ -17,12 +16,13 @@ __all__ = [
     "CALIBRATED",
     "EXPORTABLE",
     "FOR_TENSORRT",
+    "NEED_CALIBRATION",
     "TOWER_GRAPHS",
     "check_precisions",
     "graph_files",
     "require_onnx",
     "save_graph",
-    "write_precision",
+    "write_half",
 ]
 
 TOWER_GRAPHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -30,12 +30,11 @@ TOWER_GRAPHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Graphs of each tower; those of one tower share a weight file."""
 
-_CONVERSIONS: Mapping[str, Callable[[SourceGraph, WeightFile], Any]] = MappingProxyType(
-    {"fp16": half_graph, "int8-cpu": int8_cpu_graph}
-)
+CALIBRATED = ("int8", "fp8", "int8-cpu")
+"""Precisions that look at images and texts (``calibrated``)."""
 
-CALIBRATED = ("int8", "fp8")
-"""Precisions that need real images and texts (``calibrated``)."""
+NEED_CALIBRATION = ("int8", "fp8")
+"""Those for which the bundle's probe is too little: their ranges are fixed when they are written."""
 
 FOR_TENSORRT = ("fp16", "int8", "fp8")
 """Precisions whose files keep the rules of ``lint``."""
@@ -94,35 +93,33 @@ def require_onnx() -> None:
         raise DependencyError.of("onnx", extra="export") from error
 
 
-def write_precision(
+def write_half(
     folder: Path,
-    precision: str,
     fp32: Mapping[str, Path],
     *,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Mapping[str, Path]:
-    """Convert the fp32 graphs to ``precision``.
+    """Convert the fp32 graphs to typed ``fp16``.
 
     Args:
         folder: Receives the files.
-        precision: ``fp16`` or ``int8-cpu``.
         fp32: The four fp32 graph files by name of the graph.
         progress: Called with the fraction done.
 
     Returns:
-        The four graph files of the new precision.
+        The four graph files.
 
     Raises:
         BundleError: If a graph cannot be converted.
         DependencyError: If onnx is not installed.
-        ParityError: If a weight does not fit the precision.
+        ParityError: If a weight does not fit float16.
     """
     require_onnx()
     written: dict[str, Path] = {}
     for tower, graphs in TOWER_GRAPHS.items():
-        with WeightFile(folder / f"{tower}.{precision}.weights") as weights:
+        with WeightFile(folder / f"{tower}.fp16.weights") as weights:
             for graph in graphs:
-                written[graph] = folder / f"{graph}.{precision}.onnx"
-                save_graph(_CONVERSIONS[precision](SourceGraph(fp32[graph]), weights), written[graph])
+                written[graph] = folder / f"{graph}.fp16.onnx"
+                save_graph(half_graph(SourceGraph(fp32[graph]), weights), written[graph])
                 progress(len(written) / 4)
     return written

@@ -18,9 +18,12 @@ from rendered_folders import write_tiles
 from lrsclip_export import checkpoint_source
 from lrsclip_export.checkpoint_source import CheckpointModel, checkpoint_model
 from lrsclip_export.exporting import Provenance, bundle_from_model, export_bundle
-from lrsclip_export.precisions import graph_files
+from lrsclip_export.graph_source import SourceGraph
+from lrsclip_export.int8_cpu import int8_cpu_graph
+from lrsclip_export.precisions import graph_files, save_graph
 from lrsclip_export.probe import PROBE_TEXTS, Probe, default_probe, probe_from_arrays, read_probe
 from lrsclip_export.proof import answers_from_graphs, inputs_from_probe
+from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.bundle import TOWERS, Bundle
 from lrsclip_rt.errors import (
     BundleError,
@@ -234,26 +237,54 @@ def test_graphs_that_answer_otherwise_are_not_written(tmp_path, tiny_file, chang
     assert list(tmp_path.iterdir()) == []
 
 
-def outlier_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def outlier_state(state: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
     """The same function with channels of very different size, which one activation scale cannot hold."""
     out = {name: value.clone() for name, value in state.items()}
     for name in [name for name in out if name.endswith("ln_1.weight")]:
         p = name.removesuffix("ln_1.weight")
         for norm, linear in (("ln_1", "attn.in_proj_weight"), ("ln_2", "mlp.c_fc.weight")):
-            out[f"{p}{norm}.weight"][:6] *= 1000
-            out[f"{p}{norm}.bias"][:6] *= 1000
-            out[f"{p}{linear}"][:, :6] /= 1000
+            out[f"{p}{norm}.weight"][:6] *= factor
+            out[f"{p}{norm}.bias"][:6] *= factor
+            out[f"{p}{linear}"][:, :6] /= factor
     return out
 
 
 def test_a_precision_below_its_gate_is_written_only_on_request(tmp_path, state_of) -> None:
-    torch.save(outlier_state(state_of("tiny")), tmp_path / "outliers.pt")
+    # Channels are evened out by factors of up to 256.
+    torch.save(outlier_state(state_of("tiny"), 2.0**20), tmp_path / "outliers.pt")
     options = {"precisions": ("fp32", "int8-cpu"), "probe_images": IMAGES, "probe_texts": TEXTS}
     with pytest.raises(ParityError, match=r"int8-cpu fell below its gate .* --allow-failed"):
         export_bundle(tmp_path / "outliers.pt", tmp_path / "b", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["outliers.pt"]
     bundle = export_bundle(tmp_path / "outliers.pt", tmp_path / "b", allow_failed=True, **options)
     assert (bundle.passed("fp32"), bundle.passed("int8-cpu")) == (True, False)
+
+
+def test_wide_channels_are_evened_out_for_int8_cpu(tmp_path, state_of, run_graph) -> None:
+    """The same function; a conversion that takes activations as they are loses it."""
+    torch.save(outlier_state(state_of("tiny"), 30.0), tmp_path / "outliers.pt")
+    options = {"precisions": ("fp32", "int8-cpu"), "probe_images": IMAGES, "probe_texts": TEXTS}
+    bundle = export_bundle(tmp_path / "outliers.pt", tmp_path / "b", allow_failed=True, **options)
+    record = bundle.record("int8-cpu")
+    assert record.notes["migrated_activations"] > 0
+    assert record.parity is not None
+    assert record.parity.image is not None
+    assert record.parity.image.reaches(record.parity.gate)
+    with WeightFile(tmp_path / "image.naive.weights") as weights:
+        model = int8_cpu_graph(SourceGraph(bundle.graph_path("image", "fp32")), weights)
+    save_graph(model, tmp_path / "image.naive.onnx")
+    size = bundle.spec.image_size
+    pixels = np.random.default_rng(3).standard_normal((8, 3, size, size)).astype(np.float32)
+    exact, naive, evened = (
+        run_graph(path, pixels=pixels)
+        for path in (
+            bundle.graph_path("image", "fp32"),
+            tmp_path / "image.naive.onnx",
+            bundle.graph_path("image", "int8-cpu"),
+        )
+    )
+    assert (exact * evened).sum(-1).min() > 0.97
+    assert (exact * naive).sum(-1).mean() < 0.99
 
 
 def test_precisions_are_added_to_a_bundle_in_place(tmp_path, plain_bundle, tiny_bundle) -> None:
@@ -350,7 +381,7 @@ def test_int8_and_fp8_are_refused_without_real_data(tmp_path, plain_bundle, want
 
 
 def test_a_calibration_that_nothing_needs_is_refused(tmp_path, plain_bundle) -> None:
-    with pytest.raises(InputError, match="is for int8 and fp8, but only fp16 was asked for"):
+    with pytest.raises(InputError, match="is for int8 and fp8 and int8-cpu, but only fp16 was"):
         export_bundle(plain_bundle, tmp_path / "out", precisions=("fp16",), calibration=tmp_path)
 
 
@@ -468,7 +499,7 @@ def test_progress_rises_from_nothing_to_all(tmp_path, tiny_file) -> None:
         "running fp32",
         "writing fp16",
         "running fp16",
-        "writing int8-cpu",
+        "calibrating int8-cpu",
         "running int8-cpu",
         "finishing",
     ]

@@ -13,7 +13,7 @@ import pytest
 from rendered_folders import write_tiles
 
 from lrsclip_export.exporting import export_bundle
-from lrsclip_export.precisions import CALIBRATED, EXPORTABLE, TOWER_GRAPHS, graph_files
+from lrsclip_export.precisions import EXPORTABLE, NEED_CALIBRATION, TOWER_GRAPHS, graph_files
 from lrsclip_rt.bundle import Bundle
 
 GRAPHS = [(tower, graph) for tower, graphs in TOWER_GRAPHS.items() for graph in graphs]
@@ -24,8 +24,8 @@ TENSORRT_OPERATORS = {
     "Sqrt", "Transpose", "Unsqueeze",
 }  # fmt: skip
 OPERATORS = dict.fromkeys(EXPORTABLE, TENSORRT_OPERATORS) | {
-    "int8-cpu": TENSORRT_OPERATORS | {"DynamicQuantizeLinear", "MatMulInteger"},
-    **dict.fromkeys(CALIBRATED, TENSORRT_OPERATORS | {"QuantizeLinear", "DequantizeLinear"}),
+    "int8-cpu": TENSORRT_OPERATORS | {"DynamicQuantizeLinear", "MatMulInteger", "QAttention"},
+    **dict.fromkeys(NEED_CALIBRATION, TENSORRT_OPERATORS | {"QuantizeLinear", "DequantizeLinear"}),
 }
 
 
@@ -52,7 +52,7 @@ def whole_bundle(tiny_bundle, tmp_path_factory) -> Path:
     """The small bundle with those precisions too that need a calibration."""
     tiles = write_tiles(tmp_path_factory.mktemp("tiles"), 64)
     out = tmp_path_factory.mktemp("whole") / "tiny"
-    export_bundle(tiny_bundle, out, precisions=CALIBRATED, calibration=tiles, allow_failed=True)
+    export_bundle(tiny_bundle, out, precisions=NEED_CALIBRATION, calibration=tiles, allow_failed=True)
     return out
 
 
@@ -71,10 +71,13 @@ every_precision = pytest.mark.parametrize("precision", EXPORTABLE)
 def test_only_known_operators_and_opsets_are_used(whole_bundle, tower, graph, precision) -> None:
     model = load(whole_bundle, graph, precision)
     assert {node.op_type for node in model.graph.node} <= OPERATORS[precision]
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [
-        ("", 19 if precision in CALIBRATED else 17)  # float16 scales need 19
-    ]
+    # ONNX Runtime's own operators are for its own precision alone.
+    vendor = [("com.microsoft", 1)] if precision == "int8-cpu" else []
+    assert {(node.domain, node.op_type) for node in model.graph.node if node.domain} == {
+        (domain, "QAttention") for domain, _ in vendor
+    }
+    standard = ("", 19 if precision in NEED_CALIBRATION else 17)  # float16 scales need 19
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [standard, *vendor]
     assert model.ir_version <= 10
     assert not model.functions
 
@@ -127,7 +130,7 @@ def test_the_graphs_of_a_tower_share_one_weight_file(whole_bundle, tower, precis
             assert places.setdefault((offset, length), tensor.name) == tensor.name
     own = {name for name in names[0] ^ names[1]}
     # Each graph corrects its biases by itself.
-    assert all(precision in CALIBRATED and ".corrected." in name for name in own)
+    assert all(precision in NEED_CALIBRATION and ".corrected." in name for name in own)
     ends = [0, *(offset + length for offset, length in sorted(places))]
     starts = [*(offset for offset, _ in sorted(places)), weights.stat().st_size]
     assert all(0 <= start - end < 64 for start, end in zip(starts, ends, strict=True))

@@ -20,6 +20,7 @@ from lrsclip_export.graph_source import SourceGraph
 from lrsclip_export.half import half_graph
 from lrsclip_export.int8_cpu import int8_cpu_graph, symmetric_int8
 from lrsclip_export.precisions import TOWER_GRAPHS, check_precisions, save_graph
+from lrsclip_export.products import products_of
 from lrsclip_export.weight_file import WeightFile
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.errors import BundleError, InputError, ParityError
@@ -82,23 +83,54 @@ def test_a_precision_stays_near_fp32_and_its_report_says_how_near(
     assert report.image.mean >= mean
 
 
+@pytest.fixture(scope="module")
+def all_int8(tiny_bundle, tmp_path_factory) -> Path:
+    """The small model with every product in 8 bits, whatever that costs."""
+    folder = tmp_path_factory.mktemp("all-int8")
+    for tower, graphs in TOWER_GRAPHS.items():
+        with WeightFile(folder / f"{tower}.int8-cpu.weights") as weights:
+            for graph in graphs:
+                source = SourceGraph(tiny_bundle / f"{graph}.fp32.onnx")
+                save_graph(int8_cpu_graph(source, weights), folder / f"{graph}.int8-cpu.onnx")
+    return folder
+
+
 @pytest.mark.parametrize(("tower", "graph"), [(t, g) for t, graphs in TOWER_GRAPHS.items() for g in graphs])
-def test_onnx_runtime_fuses_every_8_bit_product(tiny_bundle, tmp_path, tower, graph) -> None:
-    operators = optimised_operators(tiny_bundle / f"{graph}.int8-cpu.onnx", tmp_path)
-    # Four products a block, one more in the last, which takes queries apart from keys and values.
-    assert operators["DynamicQuantizeMatMul"] + operators["MatMulIntegerToFloat"] == 2 * 4 + 1
+def test_onnx_runtime_fuses_every_8_bit_product(all_int8, tmp_path, tower, graph) -> None:
+    operators = optimised_operators(all_int8 / f"{graph}.int8-cpu.onnx", tmp_path)
+    # The first block's queries, keys and values are part of its attention; the last takes the queries apart.
+    assert operators["QAttention"] == 1
+    assert operators["DynamicQuantizeMatMul"] + operators["MatMulIntegerToFloat"] == 3 + 5
     assert operators["MatMulInteger"] == 0
+    assert operators["Softmax"] == 1
     assert operators["QuickGelu"] == 2
 
 
-def test_onnx_runtime_folds_the_casts_of_float16_storage(tiny_bundle, tmp_path) -> None:
-    assert optimised_operators(tiny_bundle / "image.int8-cpu.onnx", tmp_path)["Cast"] == 0
+def test_onnx_runtime_folds_the_casts_of_float16_storage(all_int8, tmp_path) -> None:
+    assert optimised_operators(all_int8 / "image.int8-cpu.onnx", tmp_path)["Cast"] == 0
 
 
-def test_the_int8_files_are_about_a_quarter_of_fp32(tiny_bundle) -> None:
+def test_the_int8_files_are_about_a_quarter_of_fp32(tiny_bundle, all_int8) -> None:
     for tower, share in (("image", 0.32), ("text", 0.28)):
-        sizes = [(tiny_bundle / f"{tower}.{p}.weights").stat().st_size for p in ("fp32", "int8-cpu")]
-        assert sizes[1] < share * sizes[0]
+        fp32 = (tiny_bundle / f"{tower}.fp32.weights").stat().st_size
+        assert (all_int8 / f"{tower}.int8-cpu.weights").stat().st_size < share * fp32
+
+
+def test_products_that_stay_float_are_those_named(tiny_bundle, tmp_path, run_graph) -> None:
+    """With every product float the graph is the one it was made from, up to tables stored in few bits."""
+    source = SourceGraph(tiny_bundle / "image.fp32.onnx")
+    names = [product.name for product in products_of(source)]
+    for floats in (names[:1], names):
+        with WeightFile(tmp_path / "image.int8-cpu.weights") as weights:
+            model = int8_cpu_graph(source, weights, floats=floats)
+        save_graph(model, tmp_path / "image.int8-cpu.onnx")
+        operators = Counter(node.op_type for node in model.graph.node)
+        assert operators["MatMulInteger"] == len(names) - len(floats)
+        # The first product is that of an attention, which then is no single operator either.
+        assert operators["QAttention"] == 0
+    pixels = np.random.default_rng(2).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    fp32 = run_graph(tiny_bundle / "image.fp32.onnx", pixels=pixels)
+    assert ((fp32 * run_graph(tmp_path / "image.int8-cpu.onnx", pixels=pixels)).sum(-1)).min() > 0.99999
 
 
 def test_the_token_table_is_int8_and_the_last_projection_is_not(tiny_bundle) -> None:

@@ -19,7 +19,7 @@ from lrsclip_rt.bundle_records import (
 )
 from lrsclip_rt.errors import BundleError
 from lrsclip_rt.file_stamps import sha256_of_file, sha256_with_stamp
-from lrsclip_rt.parity import Gate
+from lrsclip_rt.parity import SETTINGS, Gate
 from lrsclip_rt.task_changes import TaskGate
 
 __all__ = ["BUILT_IN", "MANIFEST_FILE", "PROBE_FILE", "TOWERS", "Bundle", "ModelSpec", "SourceRecord"]
@@ -152,19 +152,21 @@ class Bundle:
     def record(self, precision: str) -> PrecisionRecord:
         """The record of ``precision``.
 
-        bf16 is a setting of a backend and needs no file of its own: where the bundle does not list it, it
-        is the files of fp32 without a report, so that it runs where it is named and passes no gate.
+        bf16 and int8-bf16 are settings of a backend and need no files of their own: where the bundle does not
+        list them, they are the files of fp32 and int8 without a report, so that they run where they are
+        named and pass no gate.
 
         Raises:
             BundleError: If the bundle does not hold it; names those that it holds.
         """
         if precision in self.precisions:
             return self.precisions[precision]
-        if precision == "bf16" and "fp32" in self.precisions:
-            return PrecisionRecord(self.precisions["fp32"].files)
+        made = SETTINGS.get(precision, precision)
+        if made in self.precisions:
+            return PrecisionRecord(self.precisions[made].files)
         raise BundleError(
-            f"{self.path} holds the precisions {', '.join(self.precisions)}, not {precision}. "
-            f"Add it: lrsclip export {self.path} -o {self.path} --precision {precision}"
+            f"{self.path} holds the precisions {', '.join(self.precisions)}, not {made}. "
+            f"Add it: lrsclip export {self.path} -o {self.path} --precision {made}"
         )
 
     def content(self, precision: str) -> str:
@@ -258,7 +260,7 @@ def _file_inside(folder: Path, name: str) -> Path:
 
 
 def _graph_name(record: PrecisionRecord, tower: str, precision: str) -> str | None:
-    """``tower.precision.onnx``, or the tower's only graph where a precision runs another's file (bf16)."""
+    """``tower.precision.onnx``, or the tower's only graph where a precision is a setting of another."""
     exact = f"{tower}.{precision}.onnx"
     if exact in record.files:
         return exact

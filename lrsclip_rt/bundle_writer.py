@@ -22,7 +22,7 @@ from lrsclip_rt.bundle_records import (
 from lrsclip_rt.errors import BundleError, InputError, OutputExistsError
 from lrsclip_rt.file_stamps import sha256_of_file
 from lrsclip_rt.folder_swap import put_in_place, reach_disk, refuse_target
-from lrsclip_rt.parity import GATES, Gate, ParityReport
+from lrsclip_rt.parity import GATES, SETTINGS, Gate, ParityReport
 from lrsclip_rt.task_changes import TASK_GATE, TaskGate
 from lrsclip_rt.task_parity import TaskReport
 
@@ -182,7 +182,9 @@ class BundleWriter:
         self._precisions[name] = PrecisionRecord(tuple(files), report, dict(notes or {}), dict(tasks or {}))
 
     def remove_precision(self, name: str) -> None:
-        """Forget a precision and delete the files that no other one uses."""
+        """Forget a precision, what is a setting of it, and the files that no other one uses."""
+        for setting in [setting for setting, made in SETTINGS.items() if made == name]:
+            self._precisions.pop(setting, None)
         record = self._precisions.pop(name, None)
         if record is None:
             return

@@ -16,7 +16,7 @@ from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError, LrsclipError
 from lrsclip_rt.image_stream import stream_pixels
-from lrsclip_rt.parity import TRIMMING_TOLERANCE, Embeddings, ParityReport, compare
+from lrsclip_rt.parity import SETTINGS, TRIMMING_TOLERANCE, Embeddings, ParityReport, compare
 from lrsclip_rt.probe import Probe, probe_from_bundle
 from lrsclip_rt.task_parity import TaskReport
 
@@ -120,7 +120,7 @@ def check_bundle(
 ) -> CheckSummary:
     """Hash every file again, run every precision that can run here, and hold it against its gate.
 
-    A backend that was named also runs what is a setting of it, not a file of the bundle: bf16.
+    A backend that was named also runs what is a setting of it, not a file of the bundle: bf16, int8-bf16.
 
     Args:
         bundle: Opened, hashes not necessarily verified.
@@ -150,7 +150,7 @@ def check_bundle(
 def contenders_at(bundle: Bundle, backend: str, *, threads: int | None) -> list[Contender]:
     """Every precision of the bundle at a backend, or at the one that ``auto`` takes for it.
 
-    Nothing is loaded yet. bf16 is among them where the backend that was named runs it here.
+    Nothing is loaded yet. Settings such as bf16 are among them where the backend that was named runs them.
     """
     contenders = []
     for name in _precisions(bundle, backend):
@@ -210,11 +210,12 @@ def check_contenders(
 
 
 def _precisions(bundle: Bundle, backend: str) -> list[str]:
-    """What the bundle holds, and bf16 where the backend that was named runs it here from the fp32 files."""
+    """What the bundle holds, and the settings that the backend that was named runs here from those files."""
     held = list(bundle.precisions)
-    if backend not in BACKENDS or "fp32" not in held or "bf16" in held:
+    if backend not in BACKENDS:
         return held
-    return held if why_not(BACKENDS[backend], precision="bf16") else [*held, "bf16"]
+    settings = [name for name, made in SETTINGS.items() if made in held and name not in held]
+    return held + [name for name in settings if not why_not(BACKENDS[backend], precision=name)]
 
 
 def _probe_pixels(probe: Probe, bundle: Bundle) -> Rows:

@@ -14,6 +14,7 @@ from lrsclip_rt.errors import InputError
 
 __all__ = [
     "GATES",
+    "SETTINGS",
     "TRIMMING_TOLERANCE",
     "CosineSummary",
     "Embeddings",
@@ -71,11 +72,15 @@ GATES: Mapping[str, Gate] = MappingProxyType(
         "fp16": Gate(mean=0.9995, minimum=0.999, top1=95.0),
         "bf16": _EIGHT_BIT,
         "int8": _EIGHT_BIT,
+        "int8-bf16": _EIGHT_BIT,
         "int8-cpu": _EIGHT_BIT,
         "fp8": _EIGHT_BIT,
     }
 )
 """Every precision that a bundle may hold, with the gate that it has to pass."""
+
+SETTINGS: Mapping[str, str] = MappingProxyType({"bf16": "fp32", "int8-bf16": "int8"})
+"""Precisions that are a setting of a backend, with the precision whose files they run."""
 
 TRIMMING_TOLERANCE = 1e-6
 """Largest difference of any number between the short text graph and the fixed one, in fp32."""

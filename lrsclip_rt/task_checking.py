@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from lrsclip_rt.backend_choice import Choice
 from lrsclip_rt.backends import BACKENDS
 from lrsclip_rt.bundle import Bundle
+from lrsclip_rt.bundle_records import PrecisionRecord
 from lrsclip_rt.bundle_writer import BundleWriter
 from lrsclip_rt.checking import CheckResult, CheckSummary, Contender, check_contenders, contenders_at
 from lrsclip_rt.cpu import cpu_info
@@ -78,7 +79,7 @@ def check_on_data(
 def record_tasks(bundle: Bundle, results: Iterable[CheckResult]) -> Bundle:
     """Write what was found on data into bundle.json, in place of what was recorded of it before.
 
-    A precision that bundle.json does not list (bf16 as a setting) is left out.
+    A setting that bundle.json does not list yet (``parity.SETTINGS``) is listed from then on.
 
     Returns:
         The bundle as it is now.
@@ -86,12 +87,14 @@ def record_tasks(bundle: Bundle, results: Iterable[CheckResult]) -> Bundle:
     Raises:
         BundleError: If the folder cannot be written.
     """
-    reports = [r.tasks for r in results if r.tasks is not None and r.precision in bundle.precisions]
-    if not reports:
+    found = [(result.report, result.tasks) for result in results if result.tasks is not None]
+    if not found:
         return bundle
     with BundleWriter.extending(bundle) as writer:
-        for report in reports:
-            record = writer.precisions[report.precision]
+        for parity, report in found:
+            record = writer.precisions.get(report.precision)
+            if record is None:
+                record = PrecisionRecord(bundle.record(report.precision).files, parity)
             writer.add_precision(
                 report.precision,
                 files=record.files,

@@ -86,6 +86,7 @@ CANDIDATES = (
     Candidate("lrsclip-openvino-fp32", "openvino", "fp32", "lrsclip"),
     Candidate("lrsclip-openvino-bf16", "openvino", "bf16", "lrsclip"),
     Candidate("lrsclip-openvino-int8", "openvino", "int8", "lrsclip"),
+    Candidate("lrsclip-openvino-int8-bf16", "openvino", "int8-bf16", "lrsclip"),
 )
 
 

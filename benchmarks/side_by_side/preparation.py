@@ -19,6 +19,7 @@ from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.datasets import pair_set_from_folder
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.images import rgb_from_source
+from lrsclip_rt.parity import SETTINGS
 
 __all__ = ["MODELS", "Materials", "Preparation", "materials_from_folder", "write_rendered_pairs"]
 
@@ -120,7 +121,7 @@ class Preparation:
         )
         from lrsclip_export.exporting import export_bundle
 
-        wanted = {c.precision for c in candidates if c.ours} - {"bf16", "fp32"}
+        wanted = {SETTINGS.get(c.precision, c.precision) for c in candidates if c.ours} - {"fp32"}
         checkpoint, out = self._folder / f"{self._name}.pt", self._folder / "bundle"
         nncf = self._folder / "nncf"
         if self._name == "mini":

@@ -107,9 +107,9 @@ def targets(instructions: Sequence[str]) -> list[Target]:
     found = [
         Target("image files, fp32", FILES, ("fp32",), 1.0),
         Target("12-token query, fp32", QUERY, ("fp32",), 11.0),
-        Target("12-token query, int8", QUERY, ("int8", "int8-cpu"), 45.0, 38.0),
+        Target("12-token query, int8", QUERY, ("int8", "int8-bf16", "int8-cpu"), 45.0, 38.0),
     ]
-    lower = ("int8", "int8-cpu", "bf16")
+    lower = ("int8", "int8-bf16", "int8-cpu", "bf16")
     if any(name.startswith("amx") for name in instructions):
         found.append(Target("image files, within the int8 gate, AMX", FILES, lower, 8.0, 6.5))
     elif any(name.endswith("vnni") for name in instructions):

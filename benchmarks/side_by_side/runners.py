@@ -59,9 +59,8 @@ def runner_from_job(job: Job) -> Runner:
 class _LrsclipRunner:
     def __init__(self, job: Job) -> None:
         backend, self.precision = job.candidate.library, job.candidate.precision
-        # bf16 is a setting under which the fp32 files run.
         self._model = load(job.files.bundle, backend=backend, precision=self.precision, threads=job.threads)
-        record = self._model.bundle.record("fp32" if self.precision == "bf16" else self.precision)
+        record = self._model.bundle.record(self.precision)
         self.files = [job.files.bundle / name for name in record.files]
         self._batch = job.batch
 

@@ -22,6 +22,7 @@ __all__ = [
     "GraphRequest",
     "Session",
     "TensorInfo",
+    "backend_on",
     "choose_backend",
     "open_graph",
     "why_not",
@@ -96,6 +97,17 @@ class Backend:
     has_device: Callable[[], bool] = lambda: True
 
 
+def backend_on(name: str, device: str | None) -> str:
+    """The name in ``BACKENDS`` of what was asked for: ONNX Runtime on a GPU is one of its own.
+
+    Example:
+        >>> backend_on("onnxruntime", "cuda:0"), backend_on("onnxruntime", None)
+        ('onnxruntime-cuda', 'onnxruntime')
+    """
+    on_gpu = device is not None and device.partition(":")[0].lower() == "cuda"
+    return "onnxruntime-cuda" if name == "onnxruntime" and on_gpu else name
+
+
 def choose_backend(name: str, *, precision: str, device: str | None = None) -> Backend:
     """The backend that runs ``precision`` on ``device``.
 
@@ -108,6 +120,7 @@ def choose_backend(name: str, *, precision: str, device: str | None = None) -> B
         DependencyError: If the library of the backend that was named is not installed.
         BackendError: If it cannot run this, with the reason; with all reasons for ``auto``.
     """
+    name = backend_on(name, device)
     if name != "auto" and name not in BACKENDS:
         raise BackendError(f"backend {name!r} is unknown, expected auto or one of {', '.join(BACKENDS)}")
     reasons: list[LrsclipError] = []
@@ -229,6 +242,18 @@ def _open_tensorrt(request: GraphRequest) -> Session:
     return open_tensorrt(request)
 
 
+def _onnxruntime_cuda_obstacle() -> LrsclipError | None:
+    from lrsclip_rt.backends.onnxruntime_cuda import onnxruntime_cuda_obstacle
+
+    return onnxruntime_cuda_obstacle()
+
+
+def _open_onnxruntime_cuda(request: GraphRequest) -> Session:
+    from lrsclip_rt.backends.onnxruntime_cuda import open_onnxruntime_cuda
+
+    return open_onnxruntime_cuda(request)
+
+
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "onnxruntime": Backend(
@@ -239,6 +264,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 {
                     "fp16": "a CPU converts each layer to fp32 and back; it is meant for GPUs",
                     "bf16": "it is a setting of openvino: --backend openvino",
+                    "int8-bf16": "it is a setting of openvino: --backend openvino",
                     "int8": "its symmetric S8S8 layout is meant for tensorrt and openvino; use int8-cpu",
                     "fp8": "it needs a GPU of sm_89 or newer",
                 }
@@ -249,7 +275,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "openvino": Backend(
             name="openvino",
             devices=("cpu",),
-            precisions=("int8", "bf16", "fp32"),
+            precisions=("int8-bf16", "int8", "bf16", "fp32"),
             refusals=MappingProxyType(
                 {
                     "fp16": "it is meant for GPUs; use bf16 or fp32",
@@ -269,12 +295,30 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 {
                     "fp32": "it is the yardstick: --backend onnxruntime; on GPUs use fp16",
                     "bf16": "it is a setting of openvino: --backend openvino",
+                    "int8-bf16": "it is a setting of openvino: --backend openvino",
                     "int8-cpu": "its layout is onnxruntime's: --backend onnxruntime",
                 }
             ),
             obstacle=_tensorrt_obstacle,
             open=_open_tensorrt,
             precision_obstacle=_tensorrt_precision_obstacle,
+            has_device=_has_gpu,
+        ),
+        "onnxruntime-cuda": Backend(
+            name="onnxruntime-cuda",
+            devices=("cuda",),
+            precisions=("fp16", "fp32"),
+            refusals=MappingProxyType(
+                {
+                    "bf16": "it is a setting of openvino: --backend openvino",
+                    "int8-bf16": "it is a setting of openvino: --backend openvino",
+                    "int8": "slower than fp16 there; int8 on GPUs is tensorrt's",
+                    "int8-cpu": "its layout is meant for CPUs: --backend onnxruntime --device cpu",
+                    "fp8": "fp8 on GPUs is tensorrt's",
+                }
+            ),
+            obstacle=_onnxruntime_cuda_obstacle,
+            open=_open_onnxruntime_cuda,
             has_device=_has_gpu,
         ),
     }

@@ -17,7 +17,7 @@ from lrsclip_rt.backends.probe_graph import PROBE_GRAPH
 from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.errors import BackendError, DependencyError, LrsclipError
 
-__all__ = ["OnnxRuntimeSession", "cpu_obstacle"]
+__all__ = ["OnnxRuntimeSession", "cpu_obstacle", "one_line", "tensor_info"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -49,8 +49,8 @@ class OnnxRuntimeSession:
         if len(outputs) != 1:
             raise BackendError(f"{path} has {len(outputs)} outputs, expected one. Export the bundle again")
         self._output_name = outputs[0].name
-        self._output = _info(outputs[0])
-        self._inputs = MappingProxyType({node.name: _info(node) for node in self._session.get_inputs()})
+        self._output = tensor_info(outputs[0])
+        self._inputs = MappingProxyType({node.name: tensor_info(node) for node in self._session.get_inputs()})
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:
@@ -77,7 +77,7 @@ class OnnxRuntimeSession:
         try:
             (result,) = self._session.run([self._output_name], dict(feeds))
         except Exception as error:  # onnxruntime raises many unrelated classes of its own
-            raise BackendError(f"{self._path.name} failed in onnxruntime: {_one_line(error)}") from error
+            raise BackendError(f"{self._path.name} failed in onnxruntime: {one_line(error)}") from error
         return np.ascontiguousarray(result, dtype=np.float32)
 
 
@@ -90,7 +90,7 @@ def cpu_obstacle() -> LrsclipError | None:
     except (BackendError, DependencyError) as error:
         return error
     except Exception as error:  # onnxruntime raises many unrelated classes of its own
-        return BackendError(f"onnxruntime cannot run a graph here: {_one_line(error)}")
+        return BackendError(f"onnxruntime cannot run a graph here: {one_line(error)}")
     if result.tolist() != [2.0, 4.0] or session.get_providers() != [_PROVIDER]:
         found = f"gave {result.tolist()} on {session.get_providers()}"
         return BackendError(f"onnxruntime {found}, expected [2.0, 4.0] on {_PROVIDER}. Reinstall it")
@@ -103,14 +103,14 @@ def _session(graph: str | bytes, *, threads: int) -> Any:
     except ImportError as error:
         if importlib.util.find_spec("onnxruntime") is None:
             raise DependencyError.of("onnxruntime", extra="cpu") from error
-        raise BackendError(f"onnxruntime is installed but cannot be imported: {_one_line(error)}") from error
+        raise BackendError(f"onnxruntime is installed but cannot be imported: {one_line(error)}") from error
     options = _options(ort, threads=threads)
     try:
         return ort.InferenceSession(graph, options, providers=[_PROVIDER])
     except Exception as error:  # onnxruntime raises many unrelated classes of its own
         name = graph if isinstance(graph, str) else "a graph of one addition"
         raise BackendError(
-            f"{name} cannot be loaded by onnxruntime {ort.__version__}: {_one_line(error)}"
+            f"{name} cannot be loaded by onnxruntime {ort.__version__}: {one_line(error)}"
         ) from error
 
 
@@ -132,10 +132,12 @@ def _options(ort: Any, *, threads: int) -> Any:
     return options
 
 
-def _info(node: Any) -> TensorInfo:
+def tensor_info(node: Any) -> TensorInfo:
+    """What ONNX Runtime says of an input or output."""
     shape = tuple(n if isinstance(n, int) else None for n in node.shape)
     return TensorInfo(_DTYPES.get(node.type, node.type), shape)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The beginning of an error's message."""
     return " ".join(str(error).split())[:300]

@@ -22,12 +22,15 @@ from lrsclip_rt.backends.compiled_cache import compiled_cache_path, read_compile
 from lrsclip_rt.backends.probe_graph import PROBE_GRAPH
 from lrsclip_rt.cpu import available_cpus, cpu_info
 from lrsclip_rt.errors import BackendError, DependencyError, LrsclipError
+from lrsclip_rt.parity import SETTINGS
 
 __all__ = ["OpenVinoSession", "openvino_obstacle", "openvino_precision_obstacle"]
 
 _DEVICE = "CPU"
 _BF16_INSTRUCTIONS = ("avx512-bf16", "amx-bf16")
-_HINTS: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "int8": "f32"})
+_HINTS: Mapping[str, str] = MappingProxyType(
+    {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+)
 """What layers that are not quantised compute in, by precision."""
 
 
@@ -142,12 +145,12 @@ def openvino_obstacle() -> LrsclipError | None:
 def openvino_precision_obstacle(precision: str) -> LrsclipError | None:
     """Why this processor does not run one of the backend's precisions, or None where it does."""
     cpu = cpu_info()
-    if precision != "bf16" or set(_BF16_INSTRUCTIONS) & set(cpu.instructions):
+    if _HINTS.get(precision) != "bf16" or set(_BF16_INSTRUCTIONS) & set(cpu.instructions):
         return None
     has = ", ".join(cpu.instructions) or "no instructions that could be read"
     return BackendError(
-        f"openvino runs bf16 on processors with {' or '.join(_BF16_INSTRUCTIONS)}; "
-        f"{cpu.name or cpu.architecture} has {has}. Use --precision fp32"
+        f"openvino runs {precision} on processors with {' or '.join(_BF16_INSTRUCTIONS)}; "
+        f"{cpu.name or cpu.architecture} has {has}. Use --precision {SETTINGS[precision]}"
     )
 
 

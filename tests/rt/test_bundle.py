@@ -118,6 +118,22 @@ def test_bf16_borrows_the_graphs_of_fp32(tmp_path: Path, handmade: ModuleType) -
     assert not bundle.passed("bf16")
 
 
+def test_a_setting_goes_with_the_precision_whose_files_it_runs(tmp_path: Path, handmade: ModuleType) -> None:
+    bundle = handmade.make_bundle(tmp_path / "b", vocabulary=None, extra={"int8": 0.02})
+    with BundleWriter.extending(bundle) as writer:
+        writer.add_precision("int8-bf16", files=bundle.record("int8").files, parity=None)
+        bundle = writer.finish()
+    graph = bundle.graph_path("image", "int8-bf16")
+    assert graph == bundle.graph_path("image", "int8")
+    with BundleWriter.extending(bundle) as writer:
+        writer.remove_precision("int8")
+        bundle = writer.finish()
+    assert not {"int8", "int8-bf16"} & set(bundle.precisions)
+    assert not graph.exists()
+    with pytest.raises(BundleError, match=r"not int8\. Add it: .*--precision int8$"):
+        bundle.record("int8-bf16")
+
+
 def test_without_a_built_in_bundle_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

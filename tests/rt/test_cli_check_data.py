@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from lrsclip_rt.backend_choice import candidates, choose
+from lrsclip_rt.backends import BACKENDS, why_not
 from lrsclip_rt.bundle import BUILT_IN, MANIFEST_FILE, Bundle
 from lrsclip_rt.bundle_writer import BundleWriter, text_tower_copy
 from lrsclip_rt.cli import info
@@ -263,6 +264,22 @@ def test_what_was_found_is_recorded_and_read_back(
     # The copy that an archive keeps knows it too, and a bundle that is extended.
     copy = text_tower_copy(bundle, own_bundle.parent / "text", precisions=["int8-cpu"])
     assert copy.record("int8-cpu").tasks == bundle.record("int8-cpu").tasks
+
+
+def test_a_setting_that_was_recorded_is_listed_and_judged_like_a_file(own_bundle: Path, tiles: Path) -> None:
+    pytest.importorskip("openvino", reason="bf16 is a setting of openvino")
+    if why_not(BACKENDS["openvino"], precision="bf16"):
+        pytest.skip("this CPU does not compute in bf16")
+    assert "bf16" not in Bundle.open(own_bundle).precisions
+    result = run(own_bundle, *both(tiles), "--threads", 1, "--backend", "openvino", "--record")
+    row = rows_of(result)["bf16 openvino"]
+    bundle = Bundle.open(own_bundle)
+    record = bundle.record("bf16")
+    assert record.files == bundle.record("fp32").files
+    assert record.tasks["openvino"].to_dict() == row["tasks"]
+    assert bundle.passed("bf16", "openvino") == row["tasks"]["passed"]
+    chosen = {choice.precision for choice in candidates(bundle, precision="auto")}
+    assert ("bf16" in chosen) == row["tasks"]["passed"]
 
 
 def test_a_recorded_failure_keeps_a_precision_out_of_auto(own_bundle: Path, tiles: Path) -> None:

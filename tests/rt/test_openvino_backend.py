@@ -130,6 +130,19 @@ def test_a_bundle_that_holds_int8_runs_it_on_openvino(handmade: ModuleType, tmp_
     assert 0.99 < cosine < 0.999999
 
 
+@needs_openvino
+@needs_bf16
+def test_int8_bf16_is_a_setting_of_the_int8_files(handmade: ModuleType, tmp_path: Path) -> None:
+    bundle = handmade.make_bundle(tmp_path / "b", extra={"int8": 0.02})
+    models = [load(bundle, precision=name, threads=1) for name in ("int8", "int8-bf16")]
+    assert [model.backend for model in models] == ["openvino", "openvino"]
+    pixels = random_pixels(models[0], 1)
+    int8, lower = (model.embed_pixels(pixels)[0] for model in models)
+    assert 0.99 < float(int8 @ lower)
+    assert not np.array_equal(int8, lower)
+    assert not bundle.passed("int8-bf16")
+
+
 # What cannot run
 
 
@@ -137,7 +150,7 @@ def test_a_bundle_that_holds_int8_runs_it_on_openvino(handmade: ModuleType, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8-cpu"}, "openvino on cpu runs int8, bf16, fp32, not int8-cpu .*onnxruntime"),
+        ({"precision": "int8-cpu"}, "runs int8-bf16, int8, bf16, fp32, not int8-cpu .*onnxruntime"),
         ({"precision": "fp16"}, "not fp16"),
         ({"device": "cuda:0"}, "openvino runs on cpu in this version, not on cuda:0"),
     ],
@@ -164,6 +177,7 @@ def test_bf16_is_refused_by_name_where_the_cpu_has_none(
     for name in ("openvino", "auto"):
         with pytest.raises(BackendError, match=r"avx512-bf16 or amx-bf16; Old CPU has avx2, avx512\. Use"):
             load(made_bundle, backend=name, precision="bf16")
+    assert "Use --precision int8" in str(why_not(BACKENDS["openvino"], precision="int8-bf16"))
     assert why_not(BACKENDS["openvino"], precision="fp32") is None
 
 

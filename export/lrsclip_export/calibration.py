@@ -24,6 +24,9 @@ DEFAULT_IMAGES = 256
 LEAST_IMAGES = 64
 """With fewer, the largest activations of a deployment are not among those seen."""
 
+# Of normalised pixels: about two of 255 grey levels.
+_FLAT = 0.03
+
 _PAIRS = "pairs.jsonl"
 _LONG_TOKENS = 77
 _BATCH = 16
@@ -73,7 +76,8 @@ def calibration_from_folder(
         seed: Of the choice.
 
     Raises:
-        InputError: If the folder is none, or fewer than :data:`LEAST_IMAGES` images of it are readable.
+        InputError: If the folder is none, fewer than :data:`LEAST_IMAGES` images of it are readable, or
+            most of them show nothing.
     """
     from lrsclip_rt.tokenizer import Tokenizer
 
@@ -92,6 +96,12 @@ def calibration_from_folder(
         raise InputError(
             f"{root} has {len(chosen)} readable images of {len(paths)}, expected at least {LEAST_IMAGES} for "
             f"a calibration. Give a folder with more" + (f" ({shown})" if shown else "")
+        )
+    flat = int((pixels.std(axis=(2, 3)).max(axis=1) < _FLAT).sum())
+    if flat > len(pixels) // 2:
+        raise InputError(
+            f"{flat} of {len(pixels)} images of {root} are nearly one colour. Ranges found on them would cut "
+            "real images off: give images as the model will see them"
         )
     if pairs is None:
         texts, origin = list(PROBE_TEXTS), "built-in texts: the folder has no captions"

@@ -108,6 +108,17 @@ def test_too_few_readable_images_are_refused_with_the_reason(photos, read, tmp_p
         read(folder)
 
 
+def test_images_that_show_nothing_are_refused(photos, read, tmp_path) -> None:
+    shutil.copytree(photos, tmp_path / "dark")
+    paths = sorted((tmp_path / "dark").iterdir())
+    for index, path in enumerate(paths):
+        level = 40 if index < 0.4 * len(paths) else 0
+        grey = np.linspace(0, level, 40, dtype=np.float32).repeat(40).reshape(40, 40)
+        Image.fromarray(np.stack([grey] * 3, axis=-1).astype(np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"42 of 70 images of .*dark are nearly one colour"):
+        read(tmp_path / "dark")
+
+
 def test_what_is_no_folder_and_what_is_too_little_are_refused(photos, read, tmp_path) -> None:
     with pytest.raises(InputError, match="is not a folder; expected"):
         read(tmp_path / "nowhere")

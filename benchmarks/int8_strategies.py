@@ -1,13 +1,13 @@
-"""What each step towards 8 bits gains and loses: the same model by several recipes, on the same images and texts.
+"""What each step towards 8 bits gains and loses: one model by several recipes, on the same images and texts.
 
     python benchmarks/int8_strategies.py --data ../shared/data/aid_rsicd --record
     python benchmarks/int8_strategies.py --data DIR --bundle BUNDLE --images 64
 
-Every recipe is written to files as ``lrsclip export`` does and run by ONNX Runtime on the CPU, operator by operator as
-the file says: what is meant for a GPU (fp16, int8, fp8) is rounded there as on a GPU, between float32 sums. Its
-answers are held against fp32: cosines, best images that stay, and on captioned images with classes the
-change of mean recall and of zero-shot classes. The first recipe of each precision is what a converter
-does that knows none of the steps. The calibration is of the train split, the comparison of the val split.
+Every recipe is written to files as ``lrsclip export`` does and run by ONNX Runtime on the CPU, operator by
+operator as the file says: what is meant for a GPU (fp16, int8, fp8) is rounded there as on a GPU, between
+float32 sums. Its answers are held against fp32: cosines, best images that stay, and on captioned images with
+classes the change of mean recall and of zero-shot classes. The first recipe of each precision is what a
+converter does that knows none of the steps. The calibration is of the train split, the comparison of val.
 
 Nothing is timed. Prints a table, then one JSON line; ``--record`` appends it to benchmarks/results/<device>/.
 """

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lrsclip_rt.backends import BACKENDS, choose_backend, why_not
+from lrsclip_rt.backends import BACKENDS, backend_on, choose_backend, why_not
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.cpu import available_cpus, cpu_info
 from lrsclip_rt.errors import BackendError
@@ -128,6 +128,7 @@ def choose(
         BackendError: If nothing here runs it, with the reasons.
         DependencyError: If the library that is needed is not installed.
     """
+    backend = backend_on(backend, device)
     choices = candidates(bundle, backend=backend, precision=precision)
     measured = kept_measurement(bundle, threads=threads) if len(choices) > 1 else None
     if measured is not None and all(_measured_there(choice, device) for choice in choices):
@@ -144,14 +145,15 @@ def choose(
 def candidates(bundle: Bundle, *, backend: str = "auto", precision: str | None = None) -> list[Choice]:
     """What ``choose`` chooses from, in the order without a measurement; none of it was tried here.
 
-    Backends for a kind of device that this machine does not have are left out.
+    Backends for a kind of device that this machine does not have are left out, and where none was named those
+    too on which the precision is recorded to have failed on data, unless no other runs it.
 
     Raises:
         BundleError: If the bundle lacks the precision.
         BackendError: If ``precision`` is ``auto`` and none passed its gate.
     """
     allowed = _allowed(bundle, precision, backend)
-    return [
+    found = [
         Choice(candidate.name, name)
         for candidate in BACKENDS.values()
         if backend in ("auto", candidate.name)
@@ -159,6 +161,13 @@ def candidates(bundle: Bundle, *, backend: str = "auto", precision: str | None =
         if name in allowed and (precision != "auto" or bundle.passed(name, candidate.name))
         if candidate.has_device()
     ]
+    sound = [choice for choice in found if not _failed_on_data(bundle, choice)]
+    return sound if sound and backend == "auto" else found
+
+
+def _failed_on_data(bundle: Bundle, choice: Choice) -> bool:
+    report = bundle.record(choice.precision).tasks.get(choice.backend)
+    return report is not None and not report.passed
 
 
 def passed_on(bundle: Bundle, precision: str, backend: str = "auto") -> bool:

@@ -314,6 +314,9 @@ def test_a_failure_on_one_backend_leaves_the_others(own_bundle: Path, tiles: Pat
     assert (bundle.passed("fp32", "onnxruntime"), bundle.passed("fp32", "openvino")) == (True, False)
     found = {asdict(c)["backend"] for c in candidates(bundle, precision="auto") if c.precision == "fp32"}
     assert found == {"onnxruntime"}
+    # At fp32 too, unless openvino is asked for by name.
+    assert [choice.backend for choice in candidates(bundle, precision="fp32")] == ["onnxruntime"]
+    assert choose(bundle, backend="openvino", precision="fp32").backend == "openvino"
     # Asked for by name openvino has nothing left, and nothing takes its place.
     with pytest.raises(BackendError, match="openvino on cpu runs"):
         choose(bundle, backend="openvino", precision="auto")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.readme_table import markdown
 from benchmarks.side_by_side.candidates import YARDSTICK, Candidate
+from benchmarks.tables import markdown
 from lrsclip_rt.benchmarking import BenchRow
 from lrsclip_rt.parity import ParityReport
 

@@ -125,7 +125,7 @@ def test_no_tracked_file_is_larger_than_the_built_in_model_allows():
 
 def test_the_table_of_measurements_in_the_readme_is_up_to_date():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "readme_table.py"), "--check"],
+        [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"],
         capture_output=True,
         text=True,
         timeout=60,

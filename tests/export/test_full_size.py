@@ -13,7 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rendered_folders import write_tiles
 
+from lrsclip_export.precisions import EXPORTABLE
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.pixels import pixels_from_array
 from lrsclip_rt.tokenizer import Tokenizer
@@ -27,17 +29,23 @@ from pathlib import Path
 from lrsclip_export.exporting import export_bundle
 
 stages = []
-export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), progress=lambda stage, fraction: stages.append(fraction))
+export_bundle(
+    Path(sys.argv[1]),
+    Path(sys.argv[2]),
+    precisions=sys.argv[3].split(","),
+    calibration=sys.argv[4] if len(sys.argv) > 4 else None,
+    allow_failed=len(sys.argv) > 4,  # of random weights, whose rankings say nothing
+    progress=lambda stage, fraction: stages.append(fraction),
+)
 assert stages == sorted(stages)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-def exported(checkpoint: Path, out: Path) -> tuple[Bundle, int]:
+def exported(checkpoint: Path, out: Path, *more: object) -> tuple[Bundle, int]:
     """The bundle of a checkpoint, made in a process of its own, and the memory that took [bytes]."""
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORT, checkpoint, out], capture_output=True, text=True, check=False
-    )
+    words = [str(word) for word in (checkpoint, out, *(more or ("fp32",)))]
+    done = subprocess.run([sys.executable, "-c", EXPORT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Bundle.open(out), int(done.stdout)
 
@@ -142,6 +150,23 @@ def test_vit_l_14_in_less_than_10_gb(tmp_path, data_dir, state_of, float64_clip,
     assert (bundle.spec.embed_dim, bundle.spec.patch_grid) == (768, (16, 16))
     assert memory < 10e9
     compare(bundle, float64_clip(state), data_dir, sessions, images=8, texts=24)
+
+
+def test_every_precision_of_vit_l_14_in_less_than_12_gb(tmp_path, state_of) -> None:
+    torch.save(state_of("l14"), tmp_path / "dgtrs-l14.pt")
+    (tmp_path / "tiles").mkdir()
+    more = (",".join(EXPORTABLE), write_tiles(tmp_path / "tiles", 64))
+    bundle, memory = exported(tmp_path / "dgtrs-l14.pt", tmp_path / "bundle", *more)
+    assert memory < 12e9, f"{memory / 1e9:.1f} GB"
+    print(f"every precision of ViT-L/14: {memory / 1e9:.2f} GB at most")
+    assert set(bundle.precisions) == set(EXPORTABLE)
+    for precision in ("fp16", "int8", "int8-cpu", "fp8"):
+        report = bundle.record(precision).parity
+        assert report is not None
+        assert report.image is not None
+        assert report.text is not None
+        assert report.image.reaches(report.gate), f"{precision}: {report.image}"
+        assert report.text.reaches(report.gate), f"{precision}: {report.text}"
 
 
 def test_an_openai_file_of_77_positions_and_half_precision(

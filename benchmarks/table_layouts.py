@@ -1,0 +1,111 @@
+"""How the records of each benchmark become a table: header, rows and the conditions below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LAYOUTS", "Layout", "conditions"]
+
+Record = Mapping[str, Any]
+Rows = list[Sequence[str]]
+
+_SETTINGS = ("batch", "files", "images", "captions", "data", "rounds", "weights")
+_GATES = {"passed": "within", "failed": "BELOW"}
+_LIBRARIES = ("onnxruntime", "openvino", "torch")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table of one benchmark.
+
+    Attributes:
+        header: Names of the columns behind the first, which is the model.
+        rows: The cells behind the model.
+        right_from: First right-aligned column.
+    """
+
+    header: tuple[str, ...]
+    rows: Callable[[Record], Rows]
+    right_from: int
+
+
+def conditions(record: Record) -> str:
+    """Where, when and from what source a record came."""
+    device, settings, versions = record["device"], record["settings"], record["versions"]
+    commit = "unknown commit" if record["commit"] is None else f"commit {record['commit'][:10]}"
+    parts = (
+        f"{device['name'] or device['architecture']}, {record['threads']} threads",
+        " ".join(device["instructions"]) or "no vector instructions found",
+        *(f"{key} {settings[key]}" for key in _SETTINGS if settings.get(key)),
+        ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions),
+        f"{record['at'][:10]}, {commit}{' with changes' if record['dirty'] else ''}",
+    )
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _candidate_rows(record: Record) -> Rows:
+    """One row a candidate; what failed its gate is shown and marked."""
+    by_name: dict[str, dict[str, Record]] = {}
+    for row in record["results"]:
+        if "contender" in row:
+            by_name.setdefault(row["contender"], {})[row["what"]] = row
+    rows: Rows = []
+    for name, found in by_name.items():
+        candidate = found["candidate"]
+        files, query = found.get("files to embeddings"), found.get("query of 12 tokens")
+        rows.append(
+            (
+                name,
+                _GATES.get(candidate["status"], "not run"),
+                "-" if files is None else f"{files['per_second']:.1f}",
+                "-" if files is None else f"{files['ratio']:.2f}x",
+                "-" if query is None else f"{query['p50_ms']:.2f}",
+                "-" if query is None else f"{query['ratio']:.1f}x",
+                _mebibytes(candidate["peak_memory_bytes"]),
+                _mebibytes(candidate["file_bytes"]),
+            )
+        )
+    return rows
+
+
+def _strategy_rows(record: Record) -> Rows:
+    return [
+        (
+            row["precision"],
+            row["steps"],
+            "within" if row["passed"] else "BELOW",
+            str(row["float_products"]),
+            *(f"{cosine:.5f}" for cosine in (*row["image"], *row["text"])),
+            "-" if row["top1_agreement"] is None else f"{row['top1_agreement']:.1f}",
+            "-" if row["mean_recall_drop"] is None else f"{row['mean_recall_drop']:.2f}",
+            "-" if row["classes_lost"] is None else str(row["classes_lost"]),
+        )
+        for row in record["results"]
+    ]
+
+
+def _mebibytes(number: int | None) -> str:
+    return "-" if number is None else f"{number / 2**20:.0f}"
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "precisions": Layout(
+        (
+            "who", "gates", "images/s", "against PyTorch", "12-token query p50 [ms]", "against PyTorch",
+            "peak [MiB]", "files [MiB]",
+        ),
+        _candidate_rows,
+        3,
+    ),
+    "int8_strategies": Layout(
+        (
+            "precision", "steps", "gates", "float products", "image cosine", "least", "text cosine", "least",
+            "best image stays [%]", "mR lost", "classes lost",
+        ),
+        _strategy_rows,
+        4,
+    ),
+}  # fmt: skip
+"""By the name of the benchmark."""

@@ -1,15 +1,18 @@
-"""What the kernels take of a GPU: registers, local memory and spills, by architecture, as nvcc reports them.
+"""What the kernels take of a GPU: registers, local memory and spills, as the compilers report them.
 
-    python benchmarks/kernel_registers.py                       # every architecture
+    python benchmarks/kernel_registers.py                       # every architecture, by nvcc
     python benchmarks/kernel_registers.py --arch sm_87,sm_90 --record
+    python benchmarks/kernel_registers.py --nvrtc libnvrtc.so.12 --record
 
-No GPU is needed and nothing is timed. Prints a table, then the record; ``--record`` also appends it to
+``--nvrtc`` adds what that library makes for sm_87: NVRTC 12.6 is the compiler of JetPack 6. No GPU is needed
+and nothing is timed. Prints a table, then the record; ``--record`` also appends it to
 benchmarks/results/<device>/kernel_registers.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import re
 import subprocess
 from collections.abc import Sequence
@@ -20,14 +23,17 @@ from tempfile import TemporaryDirectory
 from lrsclip_kernels import ARCHITECTURES, SOURCES
 from lrsclip_kernels.nvcc import KernelResources, nvcc_command, resources_from_ptxas
 from lrsclip_rt.benchmarking import append_record, make_record
+from lrsclip_rt.cuda.nvrtc import nvrtc_compiled, nvrtc_version
 
 RESULTS = Path(__file__).resolve().parent / "results"
+JETSON = "sm_87"
 THREADS = {kernel: source.threads for source in SOURCES for kernel in source.kernels()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--arch", default=",".join(ARCHITECTURES), help="separated by commas")
+    parser.add_argument("--nvrtc", type=Path, help="libnvrtc.so.12 of nvidia-cuda-nvrtc-cu12==12.6.*")
     parser.add_argument("--record", action="store_true", help="append the record to the results")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -35,8 +41,15 @@ def main() -> None:
 
     found = [resource for name in architectures for resource in compiled_resources(name)]
     print_table(found, architectures)
-    rows = [asdict(resource) for resource in found]
+    rows = [{"compiler": "nvcc", **asdict(resource)} for resource in found]
     settings = {"nvcc": nvcc_version(), "architectures": architectures}
+    if arguments.nvrtc is not None:
+        library = ctypes.CDLL(str(arguments.nvrtc))
+        settings["nvrtc"] = nvrtc_version(library)
+        on_board = nvrtc_resources(library, JETSON)
+        print(f"\nNVRTC {settings['nvrtc']}")
+        print_table(on_board, [JETSON])
+        rows += [{"compiler": "nvrtc", **asdict(resource)} for resource in on_board]
     record = make_record("kernel_registers", threads=1, settings=settings, results=rows)
     if arguments.record:
         append_record(record, arguments.results)
@@ -53,6 +66,15 @@ def compiled_resources(architecture: str) -> list[KernelResources]:
             if done.returncode != 0:
                 raise SystemExit(f"{source.path.name} does not compile for {architecture}:\n{done.stderr}")
             found += resources_from_ptxas(done.stdout + done.stderr)
+    return found
+
+
+def nvrtc_resources(library: ctypes.CDLL, architecture: str) -> list[KernelResources]:
+    """The same by NVRTC."""
+    found: list[KernelResources] = []
+    for source in SOURCES:
+        made = nvrtc_compiled(source, architecture, library, options=["--ptxas-options=-v"])
+        found += resources_from_ptxas(made.log)
     return found
 
 

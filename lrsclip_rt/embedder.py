@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.backend_choice import choose
-from lrsclip_rt.backends import Session, open_graph
+from lrsclip_rt.backends import BACKENDS, Session, open_graph
 from lrsclip_rt.bundle import Bundle, ModelSpec
 from lrsclip_rt.errors import BackendError, BundleError, ImageError, InputError
 from lrsclip_rt.text_batching import RecentRows, TextRow, refuse_blank, text_runs
 
 if TYPE_CHECKING:
+    from lrsclip_rt.cuda.batch_ring import DeviceSession
+    from lrsclip_rt.cuda.device_images import DeviceImages
     from lrsclip_rt.image_stream import EmbeddedBatch
     from lrsclip_rt.images import ImageSource
+    from lrsclip_rt.raster import Scene
+    from lrsclip_rt.tiles import Window
     from lrsclip_rt.tokenizer import TokenBatch, Tokenizer
 
 __all__ = ["Embedder", "load"]
@@ -107,6 +111,8 @@ class Embedder:
         """Texts that had to be cut so far."""
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self._images: DeviceImages | None = None
+        self._tried_device_images = False
         self._recent = RecentRows(capacity=text_cache)
         self._tokenizer: Tokenizer | None = None
 
@@ -127,6 +133,11 @@ class Embedder:
     def dim(self) -> int:
         """D, the length of every embedding."""
         return self.spec.embed_dim
+
+    @property
+    def on_gpu(self) -> bool:
+        """Its towers run on a GPU."""
+        return "cuda" in BACKENDS[self.backend].devices
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -233,13 +244,62 @@ class Embedder:
         Raises:
             InputError: If ``batch_size`` is not positive.
         """
-        from lrsclip_rt.image_stream import EmbeddedBatch, stream_pixels
+        from lrsclip_rt.image_stream import EmbeddedBatch, stream_decoded, stream_pixels
 
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        on_device = self._device_images()
+        if on_device is not None:
+            for decoded in stream_decoded(items, batch_size=batch_size):
+                rows = on_device.embed(decoded.images) if decoded.images else self._no_rows()
+                self._refuse_not_finite("image", rows)
+                yield EmbeddedBatch(keys=decoded.keys, embeddings=rows, failures=decoded.failures)
+            return
         for pixels in stream_pixels(items, self.spec.pixel_spec, batch_size=batch_size):
             embeddings = self.embed_pixels(pixels.pixels)
             yield EmbeddedBatch(keys=pixels.keys, embeddings=embeddings, failures=pixels.failures)
+
+    def embed_windows(
+        self,
+        scene: Scene,
+        windows: Sequence[Window],
+        *,
+        fill: bool = True,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed windows of a scene, each source row read once; on a GPU also uploaded once and resized there.
+
+        Args:
+            scene: An open scene.
+            windows: N windows inside it, in any order.
+            fill: Whether missing pixels show the scene's mean colour rather than what is stored.
+            batch_size: Windows of one run on a CPU; a GPU says itself how much it takes.
+            progress: Called with (windows done, windows in all).
+
+        Returns:
+            ``(N, D) float32``, unit rows, in the order of ``windows``.
+
+        Raises:
+            RasterError: If the scene is damaged.
+        """
+        from lrsclip_rt.localization.strips import windows_from_strips
+
+        on_device = self._device_images() if len(windows) else None
+        if on_device is not None:
+            rows = on_device.embed_windows(scene, windows, fill=fill, progress=progress)
+            self._refuse_not_finite("image", rows)
+            return rows
+        rows, done = np.empty((len(windows), self.dim), np.float32), 0
+        cuts = windows_from_strips(scene, windows, fill=fill)
+        for batch in self.stream_images(cuts, batch_size=batch_size):
+            for _, error in batch.failures:
+                raise error
+            rows[batch.keys] = batch.embeddings
+            done += len(batch.keys)
+            if progress is not None:
+                progress(done, len(windows))
+        return rows
 
     def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed preprocessed images.
@@ -275,6 +335,9 @@ class Embedder:
         size = self.spec.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise InputError(f"pixels have the shape {pixels.shape}, expected (N, 3, {size}, {size})")
+        if len(pixels):
+            # A device says itself how much it takes at once.
+            run_size = getattr(self._session(tower), "rows_per_run", run_size)
         result = np.empty((len(pixels), *row_shape), np.float32)
         for start in range(0, len(pixels), run_size):
             part = pixels[start : start + run_size]
@@ -286,12 +349,40 @@ class Embedder:
         rows = self._session(tower).run(feeds)
         if rows.shape != shape:
             raise BundleError(f"{self._graph_name(tower)} gave the shape {rows.shape}, expected {shape}")
+        self._refuse_not_finite(tower, rows)
+        return rows
+
+    def _refuse_not_finite(self, tower: str, rows: NDArray[np.float32]) -> None:
         if not np.isfinite(rows).all():
             raise BackendError(
                 f"{self._graph_name(tower)} gave values that are not finite on {self.backend}. "
                 f"Check the bundle: lrsclip check {self.bundle.path}"
             )
-        return rows
+
+    def _no_rows(self) -> NDArray[np.float32]:
+        return np.empty((0, self.dim), np.float32)
+
+    def _device_images(self) -> DeviceImages | None:
+        """Preprocessing on the device, where the image tower runs on one and the kernels can be had.
+
+        Pixels are the same bytes either way; that they are made on the CPU instead is worth a warning.
+        """
+        if not self.on_gpu:
+            return None
+        self._session("image")
+        with self._lock:
+            if not self._tried_device_images:
+                self._tried_device_images = True
+                from lrsclip_rt.cuda.device_images import DeviceImages
+
+                session = self._sessions["image"]
+                try:
+                    self._images = DeviceImages(
+                        cast("DeviceSession", session), self.spec.pixel_spec, session.inputs["pixels"].dtype
+                    )
+                except BackendError as error:
+                    _log.warning("images are resized on the CPU, to the same bytes: %s", error)
+            return self._images
 
     def _session(self, tower: str) -> Session:
         with self._lock:

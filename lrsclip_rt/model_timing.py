@@ -5,9 +5,10 @@ Nothing is timed before its answers were held against fp32 on the bundle's own p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from lrsclip_rt.errors import InputError
 
 if TYPE_CHECKING:
     from lrsclip_rt.embedder import Embedder
+    from lrsclip_rt.energy import EnergyMeter
     from lrsclip_rt.parity import ParityReport
     from lrsclip_rt.tokenizer import Tokenizer
 
 __all__ = [
     "LONG_QUERY_TOKENS",
     "SHORT_QUERY_TOKENS",
+    "energy_of_images",
     "probe_parity",
     "query_of_tokens",
     "time_files",
@@ -105,6 +108,45 @@ def time_files(
         raise InputError("no image files to time, expected at least one")
     runs = {name: _files_run(model, paths, batch) for name, model in models.items()}
     return _rows("files to embeddings", runs, rounds=rounds, batch=len(paths))
+
+
+def energy_of_images(
+    model: Embedder, meter: EnergyMeter, *, batch: int, seconds: float = 3.0
+) -> dict[str, Any]:
+    """Run the image tower on random pixels for some seconds, and count what it takes.
+
+    Args:
+        model: The model.
+        meter: What is read.
+        batch: Images of a run.
+        seconds: At least so long: counters are renewed a few times a second.
+
+    Returns:
+        ``{"what", "batch", "images", "joules_an_image", "watts", "source"}``.
+    """
+    from lrsclip_rt.energy import measured_energy
+
+    size = model.spec.image_size
+    pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+    model.embed_pixels(pixels)
+    runs = 0
+
+    def work() -> None:
+        nonlocal runs
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            model.embed_pixels(pixels)
+            runs += 1
+
+    found = measured_energy(meter, work)
+    return {
+        "what": "energy of an image, pixels from the host",
+        "batch": batch,
+        "images": runs * batch,
+        "joules_an_image": found.joules / (runs * batch),
+        "watts": found.watts,
+        "source": found.source,
+    }
 
 
 def query_of_tokens(tokenizer: Tokenizer, tokens: int, *, seed: int) -> str:

@@ -6,6 +6,6 @@ them alike. ``host`` makes the same files run without a GPU: a C++17 compiler ta
 and every access to shared memory is checked. Nothing is compiled or loaded at import.
 """
 
-from lrsclip_kernels.sources import ARCHITECTURES, FUSE, RESAMPLE, SOURCES, TOPK, KernelSource
+from lrsclip_kernels.sources import ARCHITECTURES, FUSE, RESAMPLE, ROOF, SOURCES, TOPK, KernelSource
 
-__all__ = ["ARCHITECTURES", "FUSE", "RESAMPLE", "SOURCES", "TOPK", "KernelSource"]
+__all__ = ["ARCHITECTURES", "FUSE", "RESAMPLE", "ROOF", "SOURCES", "TOPK", "KernelSource"]

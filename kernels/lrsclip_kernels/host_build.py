@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["SANITIZERS", "host_command", "host_unit"]
+__all__ = ["SANITIZERS", "host_command", "host_driver_command", "host_image", "host_unit"]
 
 SANITIZERS = ("address", "undefined")
 """What a library can be built to watch for, besides the shim's own checks."""
@@ -54,3 +54,25 @@ def host_command(
         command += ["-g1", f"-fsanitize={','.join(sanitize)}", "-fno-sanitize=null,vptr,object-size"]
         command += ["-fno-sanitize-recover=all"]
     return [*command, *options, "-o", str(library), str(unit)]
+
+
+def host_driver_command(library: Path) -> list[str]:
+    """Make a ``libcuda`` whose device is the host: it runs what ``host_command`` made.
+
+    Example:
+        >>> host_driver_command(Path("libcuda.so"))[:2]
+        ['gcc', '-shared']
+    """
+    source = str(_HOST / "driver.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    return [*command, "-o", str(library), source, "-ldl", "-lpthread"]
+
+
+def host_image(library: Path) -> bytes:
+    """What that driver takes for a cubin: it names a library of host-compiled kernels.
+
+    Example:
+        >>> host_image(Path("/tmp/topk.so"))
+        b'\\x7fELFhost:/tmp/topk.so\\x00'
+    """
+    return b"\x7fELFhost:" + str(library).encode() + b"\0"

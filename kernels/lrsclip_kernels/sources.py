@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ARCHITECTURES", "FUSE", "RESAMPLE", "SOURCES", "TOPK", "KernelSource"]
+__all__ = ["ARCHITECTURES", "FUSE", "RESAMPLE", "ROOF", "SOURCES", "TOPK", "KernelSource"]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_110", "sm_120")
 """What the kernels are compiled for: Turing to Blackwell, Jetson Orin (87) and Thor (110) among them."""
@@ -48,3 +48,5 @@ RESAMPLE = KernelSource("resample", 256)
 TOPK = KernelSource("topk", 128)
 FUSE = KernelSource("fuse", 256)
 SOURCES = (RESAMPLE, TOPK, FUSE)
+ROOF = KernelSource("roof", 256)
+"""Of no product: what benchmarks hold the others against."""

@@ -31,11 +31,11 @@ def tensorrt_obstacle() -> LrsclipError | None:
     """
     from lrsclip_rt.cuda.device import device_info
     from lrsclip_rt.cuda.driver import cuda_driver
-    from lrsclip_rt.tensorrt.loading import tensorrt_module
+    from lrsclip_rt.tensorrt.loading import runtime_module
 
     try:
         device_info(cuda_driver())
-        tensorrt_module()
+        runtime_module()
     except LrsclipError as error:
         return error
     return None
@@ -68,12 +68,12 @@ def open_tensorrt(request: GraphRequest) -> Session:
     from lrsclip_rt.cuda.driver import cuda_driver
     from lrsclip_rt.tensorrt.engine_folders import Target, find_engine
     from lrsclip_rt.tensorrt.engine_session import EngineSession
-    from lrsclip_rt.tensorrt.loading import tensorrt_module
+    from lrsclip_rt.tensorrt.loading import runtime_module
 
     if request.content is None:
         raise BackendError(f"{request.path} is run by tensorrt as part of its bundle only. Load the bundle")
     device = Device(cuda_driver(), device_index(request.device))
-    trt = tensorrt_module()
+    trt = runtime_module()
     tower = request.path.name.partition(".")[0]
     target = Target(
         request.path.parent,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _COLUMNS = ("what", "contender", "batch", "p50_ms", "p95_ms", "per_second")
+_ENERGY_COLUMNS = ("what", "contender", "batch", "joules_an_image", "watts", "source")
 
 
 @click.command("bench")
@@ -55,7 +56,8 @@ def command(
     """Time the image tower, text queries and image files to embeddings.
 
     Each precision is held against fp32 on the bundle's probe first; one that fails its gate is not timed.
-    Rounds of all precisions are interleaved. The last line of the output is the record as JSON.
+    Rounds of all precisions are interleaved. On a GPU the energy of an image is added where it can be read.
+    The last line of the output is the record as JSON.
 
     \b
     Example:
@@ -82,6 +84,7 @@ def command(
         report_failures(failures)
         raise ParityError(f"nothing of {opened.path} is left to time; see: lrsclip check {opened.path}")
     rows = _time(models, sizes, images=images, files=files, rounds=rounds)
+    energy = _energy(models, max(sizes))
     record = make_record(
         "bench",
         threads=threads or available_cpus(),
@@ -94,10 +97,12 @@ def command(
             "images": None if images is None else images.name,
             "rounds": rounds,
         },
-        results=[*checks, *rows],
+        results=[*checks, *rows, *energy],
     )
     if not wants_json(as_json):
         emit([_shown(row) for row in rows], columns=_COLUMNS, as_json=False, title=opened.spec.name)
+        if energy:
+            emit(energy, columns=_ENERGY_COLUMNS, as_json=False, title="energy")
     report_failures(failures)
     click.echo(record.to_json())
     if failures:
@@ -166,6 +171,28 @@ def _time(
         paths = write_jpegs(Path(folder), files) if images is None else _image_paths(images, files)
         rows += time_files(models, paths, batch=max(sizes), rounds=min(rounds, 5))
         advance(1)
+    return rows
+
+
+def _energy(models: dict[str, Embedder], batch: int) -> list[dict[str, Any]]:
+    """Energy of an image at the largest batch, of what runs on a GPU; why not is said on stderr."""
+    from lrsclip_rt.cuda.device import bus_id, device_index
+    from lrsclip_rt.cuda.driver import cuda_driver
+    from lrsclip_rt.energy import energy_meter
+    from lrsclip_rt.model_timing import energy_of_images
+
+    on_gpu = {name: model for name, model in models.items() if model.on_gpu}
+    rows: list[dict[str, Any]] = []
+    for name, model in on_gpu.items():
+        try:
+            meter = energy_meter(bus_id(cuda_driver(), device_index(model.device)))
+        except BackendError as error:
+            click.echo(str(error), err=True)
+            return rows
+        try:
+            rows.append({"contender": name, **energy_of_images(model, meter, batch=batch)})
+        finally:
+            meter.close()
     return rows
 
 

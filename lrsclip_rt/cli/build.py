@@ -37,7 +37,8 @@ __all__ = ["command"]
     type=click.IntRange(min=1),
     default=None,
     metavar="MIB",
-    help="Limit of scratch memory, and of what is timed [MiB].  [default: all that is free]",
+    help="Limit of scratch memory, and of what is timed [MiB].  [default: a quarter where CPU and GPU "
+    "share memory, else all that is free]",
 )
 @click.option(
     "--version-compatible", is_flag=True, help="Make engines that later versions of TensorRT run too."
@@ -63,7 +64,8 @@ def command(
 
     Engines are held against fp32 on the bundle's probe before they are kept. They lie in the bundle's folder
     engines/, or in the user's cache where that cannot be written; bundle.json is not changed. On another
-    GPU or version they are refused by name: build there again.
+    GPU or version they are refused by name: build there again. Our own kernels are compiled beside them.
+    Where several precisions were built, their image towers are timed and build.json says which was fastest.
 
     \b
     Example:
@@ -72,9 +74,14 @@ def command(
     from lrsclip_rt.bundle import Bundle
     from lrsclip_rt.cuda.device import Device, device_index
     from lrsclip_rt.cuda.driver import cuda_driver
-    from lrsclip_rt.tensorrt.bundle_building import build_precision, precisions_to_build
+    from lrsclip_rt.tensorrt.bundle_building import (
+        build_precision,
+        precisions_to_build,
+        shared_memory_limit_mib,
+    )
     from lrsclip_rt.tensorrt.loading import tensorrt_module
     from lrsclip_rt.tensorrt.profiles import BuildOptions
+    from lrsclip_rt.tensorrt.racing import noted_race, race
 
     opened = Bundle.open(bundle)
     index = device_index(device)
@@ -83,15 +90,20 @@ def command(
     gpu = Device(driver, index)
     try:
         names = precisions_to_build(opened, split_commas(precisions), gpu.info)
-        options = BuildOptions(static_text, workspace, version_compatible, strip)
+        limit = workspace or shared_memory_limit_mib(gpu)
+        options = BuildOptions(static_text, limit, version_compatible, strip)
         with _stages() as advance:
             builds = [build_precision(trt, opened, name, gpu, options, advance=advance) for name in names]
+            advance("race", 0.0)
+            outcome = race(trt, opened, builds, gpu)
+        if outcome is not None:
+            builds = noted_race(builds, outcome)
     finally:
         gpu.close()
     for build in builds:
         for tower, reason in build.skipped.items():
             click.echo(f"{build.record.precision} {tower}: not built: {reason}", err=True)
-    columns = ("precision", "device", "tensorrt", "tower", "MB", "image", "text", "folder")
+    columns = ("precision", "device", "tensorrt", "tower", "MB", "image", "text", "attention", "ms", "folder")
     emit(_rows(builds), columns=columns, as_json=as_json, title=f"{opened.spec.name}: engines")
 
 
@@ -106,8 +118,18 @@ def _rows(builds: list[Build]) -> Iterator[dict[str, Any]]:
                 "MB": round(engine.bytes / 1e6, 1),
                 "image": build.report.image.minimum if build.report.image else None,
                 "text": build.report.text.minimum if build.report.text else None,
+                "attention": {True: "fused", False: "not fused", None: "unknown"}[engine.fused_attention],
+                "ms": _raced_ms(build, tower),
                 "folder": str(build.folder),
             }
+
+
+def _raced_ms(build: Build, tower: str) -> float | None:
+    """Median of the race's batch [ms], where there was one."""
+    if tower != "image" or build.record.race is None:
+        return None
+    ms: float = build.record.race["image_ms"][build.record.precision]
+    return ms
 
 
 @contextmanager

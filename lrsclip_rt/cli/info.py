@@ -27,17 +27,13 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
-    "pycuda",
+    "tensorrt_lean",
+    "nvidia-cuda-nvrtc",
     "rasterio",
     "onnx",
     "torch",
     "open_clip_torch",
 )
-_PROVEN = {
-    "cpu": "tested on CPUs (x86-64)",
-    "gpu": "nothing of this version has run on a GPU",
-    "tensorrt": "no engine has been built or run; calls are held against the bindings of 10.3 and 11.4",
-}
 
 
 @click.command("info")
@@ -98,7 +94,10 @@ def _measure(path: Path | None, threads: int | None) -> None:
 def collect_facts(bundle: Path | None, *, threads: int | None = None) -> dict[str, Any]:
     """Everything that ``info`` shows, as JSON values; a missing built-in bundle is a fact too."""
     from lrsclip_rt.cpu import cpu_info, gpu_names
+    from lrsclip_rt.jetson import jetson_from_files
+    from lrsclip_rt.proven import PROOFS
 
+    board = jetson_from_files()
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -106,10 +105,25 @@ def collect_facts(bundle: Path | None, *, threads: int | None = None) -> dict[st
         "warnings": _warnings(),
         "cpu": asdict(cpu_info()),
         "gpus": list(gpu_names()),
+        "cuda": _cuda(),
+        "jetson": None if board is None else asdict(board),
         "backends": _backends(),
         "bundle": _bundle(bundle, threads),
-        "proven": _PROVEN,
+        "proven": {proof.what: proof.said for proof in PROOFS},
     }
+
+
+def _cuda() -> dict[str, Any]:
+    """What the driver says of the first GPU, or why it says nothing."""
+    from lrsclip_rt.cuda.device import device_info
+    from lrsclip_rt.cuda.driver import cuda_driver
+    from lrsclip_rt.errors import BackendError
+
+    try:
+        driver = cuda_driver()
+        return {"driver": driver.version, "device": asdict(device_info(driver)), "reason": None}
+    except BackendError as error:
+        return {"driver": None, "device": None, "reason": str(error)}
 
 
 def _version(package: str) -> str | None:
@@ -215,6 +229,7 @@ def _engines(bundle: Bundle) -> list[dict[str, Any]]:
                         "architecture": build.architecture,
                         "tensorrt": build.tensorrt,
                         "towers": list(build.engines),
+                        "fastest": build.race["fastest"] if build.race else None,
                         "current": build.content == content,
                         "folder": str(folder),
                     }
@@ -239,8 +254,11 @@ def _print(facts: dict[str, Any]) -> None:
 
     add("python", f"{facts['python']} on {facts['platform']}")
     add("cpu", f"{cpu['name'] or cpu['architecture']}, {cpu['cpus']} usable, {' '.join(cpu['instructions'])}")
-    if facts["gpus"]:
-        add("gpu", f"{', '.join(facts['gpus'])}: used by tensorrt alone, with engines that were built for it")
+    add("gpu", _gpu_line(facts))
+    if facts["jetson"] is not None:
+        board = facts["jetson"]
+        mode = board["power_mode"] or "not readable"
+        add("board", f"{board['board']}, L4T {board['release'] or 'unknown'}, power mode {mode}")
     installed = [f"{name} {found}" for name, found in facts["versions"].items() if found]
     add("installed", ", ".join(installed))
     add("missing", ", ".join(name for name, found in facts["versions"].items() if not found))
@@ -271,11 +289,23 @@ def _print(facts: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _gpu_line(facts: dict[str, Any]) -> str:
+    """The GPU, or why there is none to use."""
+    device = facts["cuda"]["device"]
+    if device is None:
+        seen = ", ".join(facts["gpus"]) or "none"
+        # What to do about it is said where a GPU is asked for.
+        return f"{seen}: {facts['cuda']['reason'].partition('. ')[0]}"
+    major, minor = device["capability"]
+    return f"{device['name']}, sm_{major}{minor}, driver for CUDA {facts['cuda']['driver']}"
+
+
 def _engine_line(row: dict[str, Any]) -> str:
     """What was built, for which device and library."""
     old = "" if row["current"] else ", from other files than the bundle holds now"
     built = f"{row['precision']} for {row['architecture']}, TensorRT {row['tensorrt']}"
-    return f"{built}: {', '.join(row['towers'])}{old}"
+    fastest = f"; {row['fastest']} was fastest here" if row["fastest"] else ""
+    return f"{built}: {', '.join(row['towers'])}{old}{fastest}"
 
 
 def _tasks_line(report: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def backend_option(function: F) -> F:
     """``--backend``: what runs the model."""
     return click.option(
         "--backend",
-        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
+        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda"]),
         default="auto",
         show_default=True,
         help="Inference library; one asked for by name runs or fails with the reason. "

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from lrsclip_rt.cuda.driver import Driver
 from lrsclip_rt.errors import BackendError, InputError
 
-__all__ = ["Device", "DeviceInfo", "device_index", "device_info"]
+__all__ = ["Device", "DeviceInfo", "bus_id", "device_index", "device_info"]
 
+_MULTIPROCESSORS, _INTEGRATED = 16, 18
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_NAME_BYTES = 256
+_SHARED_BYTES_AT_MOST = 97
+_NAME_BYTES, _BUS_ID_BYTES = 256, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,17 @@ class DeviceInfo:
         index: Its number, as in ``cuda:0``.
         name: As the driver calls it.
         capability: Compute capability, for example ``(8, 7)``.
+        multiprocessors: How many; 0 where nobody asked.
+        shared_bytes: Shared memory that a block may ask for [bytes].
+        integrated: It shares the host's memory, as a Jetson's does.
     """
 
     index: int
     name: str
     capability: tuple[int, int]
+    multiprocessors: int = 0
+    shared_bytes: int = 48 << 10
+    integrated: bool = False
 
     @property
     def architecture(self) -> str:
@@ -70,12 +78,32 @@ def device_info(driver: Driver, index: int = 0) -> DeviceInfo:
     driver.call("cuDeviceGet", ctypes.byref(handle), index)
     name = ctypes.create_string_buffer(_NAME_BYTES)
     driver.call("cuDeviceGetName", name, _NAME_BYTES, handle)
-    capability = []
-    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+
+    def attribute(number: int) -> int:
         found = ctypes.c_int()
-        driver.call("cuDeviceGetAttribute", ctypes.byref(found), attribute, handle)
-        capability.append(found.value)
-    return DeviceInfo(index, name.value.decode("utf-8", "replace"), (capability[0], capability[1]))
+        driver.call("cuDeviceGetAttribute", ctypes.byref(found), number, handle)
+        return found.value
+
+    return DeviceInfo(
+        index,
+        name.value.decode("utf-8", "replace"),
+        (attribute(_CAPABILITY_MAJOR), attribute(_CAPABILITY_MINOR)),
+        attribute(_MULTIPROCESSORS),
+        attribute(_SHARED_BYTES_AT_MOST),
+        bool(attribute(_INTEGRATED)),
+    )
+
+
+def bus_id(driver: Driver, index: int = 0) -> str:
+    """A GPU's PCI address, by which other libraries know it: they may number GPUs in another order.
+
+    Raises:
+        BackendError: If there is no GPU of that number.
+    """
+    handle, text = ctypes.c_int(), ctypes.create_string_buffer(_BUS_ID_BYTES)
+    driver.call("cuDeviceGet", ctypes.byref(handle), index)
+    driver.call("cuDeviceGetPCIBusId", text, _BUS_ID_BYTES, handle)
+    return text.value.decode("ascii", "replace")
 
 
 class Device:

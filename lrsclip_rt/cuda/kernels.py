@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,9 +21,23 @@ from lrsclip_rt.file_stamps import cache_folder
 if TYPE_CHECKING:
     from lrsclip_kernels import KernelSource
 
-__all__ = ["KernelModule", "cubin_for", "nvcc_cubin", "source_hash"]
+__all__ = [
+    "Argument",
+    "KernelModule",
+    "compiled_cubin",
+    "cubin_for",
+    "nvcc_cubin",
+    "source_hash",
+    "write_cubins",
+]
+
+Argument = ctypes.c_int | ctypes.c_int64 | ctypes.c_uint64 | ctypes.c_float
+"""What a kernel takes, of its exact type; addresses are ``c_uint64``."""
 
 _ELF = b"\x7fELF"
+_PLAIN_SHARED_BYTES = 48 << 10
+_MAX_DYNAMIC_SHARED = 8
+"""CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
 
 
 def source_hash(source: KernelSource) -> str:
@@ -61,8 +76,30 @@ def nvcc_cubin(source: KernelSource, architecture: str) -> bytes:
         return output.read_bytes()
 
 
+def compiled_cubin(source: KernelSource, architecture: str) -> bytes:
+    """Compile with NVRTC, which is one library, or else with the toolkit's nvcc.
+
+    Raises:
+        BackendError: If neither is here, or the one that is fails.
+    """
+    from lrsclip_rt.cuda.nvrtc import nvrtc_cubin, nvrtc_library
+
+    if nvrtc_library() is not None:
+        return nvrtc_cubin(source, architecture)
+    if shutil.which("nvcc") is not None:
+        return nvcc_cubin(source, architecture)
+    raise BackendError(
+        "the kernels cannot be compiled: there is neither NVRTC nor nvcc. Install one: "
+        "pip install nvidia-cuda-nvrtc, or on Jetson put /usr/local/cuda/bin on the PATH"
+    )
+
+
 def cubin_for(
-    source: KernelSource, architecture: str, compile_: Callable[[KernelSource, str], bytes] = nvcc_cubin
+    source: KernelSource,
+    architecture: str,
+    compile_: Callable[[KernelSource, str], bytes] | None = None,
+    *,
+    near: Path | None = None,
 ) -> bytes:
     """Device code of a kernel file: from the cache, or compiled and kept there.
 
@@ -71,19 +108,37 @@ def cubin_for(
     Args:
         source: The kernel file.
         architecture: Of the device.
-        compile_: Makes the cubin.
+        compile_: Makes the cubin; default ``compiled_cubin``.
+        near: A folder of ``write_cubins`` where it may lie too, such as that of the engines.
 
     Raises:
         BackendError: If it cannot be compiled.
     """
-    path = _cache_path(source_hash(source), architecture, source.name)
+    beside = None if near is None else _read(near / _file_name(source, architecture))
+    if beside is not None:
+        return beside
+    path = _cache_path(source, architecture)
     kept = None if path is None else _read(path)
     if kept is not None:
         return kept
-    cubin = compile_(source, architecture)
+    cubin = (compile_ or compiled_cubin)(source, architecture)
     if path is not None:
         _write(path, cubin)
     return cubin
+
+
+def write_cubins(folder: Path, architecture: str) -> None:
+    """Put device code of all kernels into a folder, from the cache or compiled.
+
+    Raises:
+        BackendError: If it cannot be compiled; nothing is written then.
+        OSError: If the folder cannot be written.
+    """
+    from lrsclip_kernels import SOURCES
+
+    made = {_file_name(source, architecture): cubin_for(source, architecture) for source in SOURCES}
+    for name, cubin in made.items():
+        (folder / name).write_bytes(_checked(cubin))
 
 
 class KernelModule:
@@ -108,7 +163,7 @@ class KernelModule:
         *,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
-        arguments: Sequence[ctypes.c_int | ctypes.c_uint64 | ctypes.c_float],
+        arguments: Sequence[Argument],
         stream: Stream,
         shared_bytes: int = 0,
     ) -> None:
@@ -127,6 +182,8 @@ class KernelModule:
         """
         function = ctypes.c_void_p()
         self._driver.call("cuModuleGetFunction", ctypes.byref(function), self._handle, kernel.encode())
+        if shared_bytes > _PLAIN_SHARED_BYTES:
+            self._driver.call("cuFuncSetAttribute", function, _MAX_DYNAMIC_SHARED, shared_bytes)
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(one) for one in arguments))
         self._driver.call(
             "cuLaunchKernel", function, *grid, *block, shared_bytes, stream.handle, pointers, None
@@ -139,14 +196,23 @@ class KernelModule:
             self._handle = ctypes.c_void_p()
 
 
-def _cache_path(key: str, architecture: str, name: str) -> Path | None:
+def _file_name(source: KernelSource, architecture: str) -> str:
+    return f"{source.name}-{architecture}-{source_hash(source)[:32]}.cubin"
+
+
+def _checked(cubin: bytes) -> bytes:
+    """As it lies on disk: the file ends with the hash of the rest."""
+    return cubin + hashlib.sha256(cubin).digest()
+
+
+def _cache_path(source: KernelSource, architecture: str) -> Path | None:
     with contextlib.suppress(OSError):
-        return cache_folder() / "kernels" / f"{name}-{architecture}-{key[:32]}.cubin"
+        return cache_folder() / "kernels" / _file_name(source, architecture)
     return None
 
 
 def _read(path: Path) -> bytes | None:
-    """What is kept, if it is whole: the file ends with the hash of the rest."""
+    """What is kept, if it is whole."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -162,7 +228,7 @@ def _write(path: Path, cubin: bytes) -> None:
         descriptor, name = tempfile.mkstemp(prefix=".cubin-", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(cubin + hashlib.sha256(cubin).digest())
+                stream.write(_checked(cubin))
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

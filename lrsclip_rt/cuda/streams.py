@@ -19,12 +19,22 @@ _CAPTURE_THREAD_LOCAL = 1
 
 
 class Event:
-    """A point of a stream's work that the host can wait for."""
+    """A point of a stream's work that the host can wait for.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        driver: The driver.
+        timed: It also keeps its time; one that does not is cheaper.
+    """
+
+    def __init__(self, driver: Driver, *, timed: bool = False) -> None:
         self._driver = driver
         self._handle = ctypes.c_void_p()
-        driver.call("cuEventCreate", ctypes.byref(self._handle), _DISABLE_TIMING)
+        driver.call("cuEventCreate", ctypes.byref(self._handle), 0 if timed else _DISABLE_TIMING)
+
+    @property
+    def handle(self) -> int:
+        """As the driver takes it."""
+        return self._handle.value or 0
 
     def record(self, stream: Stream) -> None:
         """Set the point behind everything that is in ``stream`` now."""
@@ -33,6 +43,12 @@ class Event:
     def wait(self) -> None:
         """Block until the point is reached; errors of earlier work are raised here."""
         self._driver.call("cuEventSynchronize", self._handle)
+
+    def ms_since(self, earlier: Event) -> float:
+        """Time of the device from ``earlier`` to here [ms]; both are timed and were reached."""
+        found = ctypes.c_float()
+        self._driver.call("cuEventElapsedTime", ctypes.byref(found), earlier.handle, self.handle)
+        return found.value
 
     def free(self) -> None:
         """Destroy the event."""
@@ -72,9 +88,21 @@ class Stream:
         """As TensorRT takes it."""
         return self._handle.value or 0
 
+    def copy(self, source: int, target: int, size_bytes: int) -> None:
+        """Enqueue a copy from one address of the device to another."""
+        self._driver.call("cuMemcpyDtoDAsync_v2", target, source, size_bytes, self.handle)
+
+    def fill(self, target: int, value: int, size_bytes: int) -> None:
+        """Enqueue that each byte from an address on becomes ``value``."""
+        self._driver.call("cuMemsetD8Async", target, value, size_bytes, self.handle)
+
     def upload(self, source: PinnedBuffer, target: DeviceBuffer, size_bytes: int) -> None:
         """Enqueue a copy to the device; ``source`` must stay as it is until it ran."""
-        self._driver.call("cuMemcpyHtoDAsync_v2", target.address, source.address, size_bytes, self.handle)
+        self.upload_to(source, target.address, size_bytes)
+
+    def upload_to(self, source: PinnedBuffer, address: int, size_bytes: int) -> None:
+        """The same to any address of the device."""
+        self._driver.call("cuMemcpyHtoDAsync_v2", address, source.address, size_bytes, self.handle)
 
     def download(self, source: DeviceBuffer, target: PinnedBuffer, size_bytes: int) -> None:
         """Enqueue a copy from the device."""

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.cuda.device import Device, DeviceInfo
+from lrsclip_rt.cuda.kernels import write_cubins
 from lrsclip_rt.errors import BackendError, LrsclipError
 from lrsclip_rt.file_stamps import sha256_of_file
 from lrsclip_rt.parity import ParityReport
@@ -19,6 +20,7 @@ from lrsclip_rt.tensorrt.engine_records import BuildRecord, EngineRecord, folder
 from lrsclip_rt.tensorrt.engine_session import EngineSession
 from lrsclip_rt.tensorrt.plan_building import plan_from_onnx
 from lrsclip_rt.tensorrt.profiles import ENGINE_TOWERS, BuildOptions, graph_of, profiles_for
+from lrsclip_rt.tensorrt.reporting import fused_attention
 
 __all__ = [
     "PRECISIONS",
@@ -27,6 +29,7 @@ __all__ = [
     "build_precision",
     "precisions_to_build",
     "refuse_precision",
+    "shared_memory_limit_mib",
 ]
 
 PRECISIONS = ("int8", "fp8", "fp16")
@@ -43,7 +46,7 @@ class Build:
         folder: Where the engines lie.
         record: What is in its build.json.
         report: How near they are to fp32 on the probe.
-        skipped: Why towers have no engine, by their names.
+        skipped: Why towers have no engine, by their names; ``kernels`` where those are not beside them.
     """
 
     folder: Path
@@ -68,6 +71,14 @@ def refuse_precision(precision: str, capability: tuple[int, int]) -> BackendErro
         found = f"sm_{capability[0]}{capability[1]}"
         return BackendError(f"fp8 needs a GPU of sm_89 or newer, this one is {found}. Use --precision fp16")
     return None
+
+
+def shared_memory_limit_mib(device: Device) -> int | None:
+    """What TensorRT may take while it builds where CPU and GPU share memory: a quarter; else None."""
+    if not device.info.integrated:
+        return None
+    _, total = device.memory_bytes()
+    return max(1, total >> 22)
 
 
 def precisions_to_build(bundle: Bundle, asked: Sequence[str], device: DeviceInfo) -> tuple[str, ...]:
@@ -145,11 +156,17 @@ def build_precision(
             with device.current():
                 engines[tower], cache = _build_engine(trt, bundle, draft, tower, work, cache, told)
         (work / TIMING_CACHE).write_bytes(cache)
+        advance(f"{precision}: kernels", 0.0)
+        try:
+            write_cubins(work, device.info.architecture)
+        except BackendError as error:
+            skipped["kernels"] = str(error)
         advance(f"{precision}: against fp32", 0.0)
         record = replace(draft, engines=engines)
         fp32 = None if isinstance(patches, LrsclipError) else patches
-        report = _accepted(trt, bundle, record, work, device, fp32)
-        return replace(record, parity=report.to_dict())
+        report, fused = _accepted(trt, bundle, record, work, device, fp32)
+        engines = {tower: replace(engine, fused_attention=fused[tower]) for tower, engine in engines.items()}
+        return replace(record, engines=engines, parity=report.to_dict())
 
     folder, record = write_build(root, name, fill)
     return Build(folder, record, ParityReport.from_dict(record.parity), skipped)
@@ -199,19 +216,26 @@ def _build_engine(
 
 def _accepted(
     trt: ModuleType, bundle: Bundle, record: BuildRecord, work: Path, device: Device, patches: Rows | None
-) -> ParityReport:
+) -> tuple[ParityReport, dict[str, bool | None]]:
     """Load every engine as a user would, keep what the inspector says, and compare.
+
+    Returns:
+        The report, and whether the attention of each tower became one kernel.
 
     Raises:
         ParityError: If they do not answer like fp32.
     """
     sessions: dict[str, EngineSession] = {}
+    fused: dict[str, bool | None] = {}
     try:
         for tower, engine in record.engines.items():
             graph = bundle.path / engine.graph
             sessions[tower] = EngineSession(trt, Engine(work, record, engine, graph), device)
-            (work / engine.layers_file).write_text(json.dumps(sessions[tower].layers(), indent=1))
-        return accepted_report(probe_report(bundle, record.precision, sessions, patches=patches))
+            layers = sessions[tower].layers()
+            fused[tower] = fused_attention(layers)
+            (work / engine.layers_file).write_text(json.dumps(layers, indent=1))
+        report = accepted_report(probe_report(bundle, record.precision, sessions, patches=patches))
+        return report, fused
     finally:
         for session in sessions.values():
             session.close()

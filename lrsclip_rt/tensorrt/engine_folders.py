@@ -7,6 +7,7 @@ in the user's cache, by the hash of the files that they were built from.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,16 @@ from lrsclip_rt.folder_swap import put_in_place, reach_disk
 from lrsclip_rt.tensorrt.engine_records import BuildRecord, EngineRecord
 from lrsclip_rt.tensorrt.loading import version_tuple
 
-__all__ = ["BUILD_FILE", "Engine", "Target", "builds_of", "find_engine", "writable_folder", "write_build"]
+__all__ = [
+    "BUILD_FILE",
+    "Engine",
+    "Target",
+    "builds_of",
+    "find_engine",
+    "replace_record",
+    "writable_folder",
+    "write_build",
+]
 
 BUILD_FILE = "build.json"
 _MAX_RECORD_BYTES = 4 << 20
@@ -176,6 +186,19 @@ def write_build(root: Path, name: str, fill: Callable[[Path], BuildRecord]) -> t
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return root / name, record
+
+
+def replace_record(folder: Path, record: BuildRecord) -> None:
+    """Put another build.json in place of a build's, in one step."""
+    descriptor, name = tempfile.mkstemp(prefix=".build-", dir=folder)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(record.to_json())
+        Path(name).chmod(0o644)
+        Path(name).replace(folder / BUILD_FILE)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _roots(bundle: Path, content: str) -> list[Path]:

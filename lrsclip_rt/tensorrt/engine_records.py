@@ -38,6 +38,7 @@ class EngineRecord:
         onnx_sha256: Of that file.
         profiles: The shapes that it runs, shortest first.
         layers_file: What TensorRT's inspector says of each layer.
+        fused_attention: Whether attention became one kernel; None where the inspector does not tell.
     """
 
     plan: str
@@ -47,6 +48,7 @@ class EngineRecord:
     onnx_sha256: str
     profiles: tuple[Profile, ...]
     layers_file: str
+    fused_attention: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class BuildRecord:
         options: What was asked for.
         engines: By tower.
         parity: The report against fp32 on the probe, for the reader.
+        race: Times of the image tower at the precisions that were built together, for the reader; None
+            where there was nothing to compare.
     """
 
     architecture: str
@@ -72,6 +76,7 @@ class BuildRecord:
     options: BuildOptions
     engines: Mapping[str, EngineRecord]
     parity: Mapping[str, Any]
+    race: Mapping[str, Any] | None = None
 
     @property
     def folder_name(self) -> str:
@@ -92,6 +97,7 @@ class BuildRecord:
             for tower, engine in self.engines.items()
         }
         record["parity"] = dict(self.parity)
+        record["race"] = None if self.race is None else dict(self.race)
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -117,6 +123,7 @@ class BuildRecord:
                 for tower, value in top.group("engines").items()
             },
             parity=top.take("parity"),
+            race=top.take("race"),
         )
         top.end()
         return record
@@ -146,9 +153,16 @@ def _engine(entry: Fields) -> EngineRecord:
         onnx_sha256=entry.sha256("onnx_sha256"),
         profiles=tuple(_profile(Fields(value, "build.json: profiles")) for value in profiles),
         layers_file=_file_name(entry.text("layers_file")),
+        fused_attention=_yes_no_or_unknown(entry.take("fused_attention")),
     )
     entry.end()
     return record
+
+
+def _yes_no_or_unknown(value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise BundleError(f"build.json: fused_attention must be true, false or null, got {value!r:.40}")
 
 
 def _file_name(name: str) -> str:

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.backends import TensorInfo
+from lrsclip_rt.cuda.batch_ring import Fill, RowLayout
 from lrsclip_rt.cuda.device import Device
 from lrsclip_rt.cuda.streams import Stream
 from lrsclip_rt.errors import BackendError, DeviceMemoryError
 from lrsclip_rt.tensorrt.engine_folders import Engine
+from lrsclip_rt.tensorrt.loading import is_lean
 from lrsclip_rt.tensorrt.plan_building import inspected
-from lrsclip_rt.tensorrt.profile_runner import ProfileRunner, RowLayout
+from lrsclip_rt.tensorrt.profile_runner import ProfileRunner
 from lrsclip_rt.tensorrt.profiles import Profile
 from lrsclip_rt.tensorrt.reporting import Messages, logger_from_module
 
@@ -58,6 +60,8 @@ class EngineSession:
     ) -> None:
         self._trt = trt
         self._name = engine.record.plan
+        self.folder = engine.folder
+        """Where the engine lies, and kernels that were compiled for its device."""
         self._device = device
         self._batch = batch
         self._halved = False
@@ -100,6 +104,40 @@ class EngineSession:
         with self._lock, self._device.current():
             index = self._profile_index(feeds)
             result = self._runner(index).run(_padded(feeds, self._profiles[index]))
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def stream(self) -> Stream:
+        """Where it enqueues everything."""
+        return self._stream
+
+    @property
+    def rows_per_run(self) -> int:
+        """The largest batch of one run, of the profile of the longest texts or of images."""
+        profile = self._profiles[-1]
+        most = profile.maximum if self._batch is None else min(self._batch, profile.maximum)
+        return max(1, most // 2) if self._halved else most
+
+    def run_filled(self, count: int, fill: Fill) -> NDArray[np.float32]:
+        """Run rows that are written on the device.
+
+        Args:
+            count: How many.
+            fill: Enqueues what writes some of them; called for each run.
+
+        Raises:
+            DeviceMemoryError: If the memory of the device does not suffice.
+            BackendError: If the engine has several inputs, or the run fails.
+        """
+        if len(self._inputs) != 1:
+            raise BackendError(f"{self._name} takes {', '.join(self._inputs)}: only one can be filled")
+        with self._lock, self._device.current():
+            result = self._runner(0).run_filled(count, fill)
         return np.ascontiguousarray(result, dtype=np.float32)
 
     def layers(self) -> list[Any]:
@@ -204,6 +242,12 @@ def engine_from_plan(
     Raises:
         BackendError: If the plan is damaged, or TensorRT refuses it.
     """
+    if is_lean(trt) and not engine.build.options.version_compatible:
+        raise BackendError(
+            f"{engine.folder / engine.record.plan} needs all of TensorRT, the lean runtime is here. Install "
+            f"tensorrt, or build for it: lrsclip build {engine.graph.parent} "
+            f"--precision {engine.build.precision} --version-compatible"
+        )
     plan = engine.plan_bytes()
     try:
         runtime = trt.Runtime(logger)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
+import sys
 from types import ModuleType
 
 from lrsclip_rt.errors import BackendError, DependencyError
 
-__all__ = ["SUPPORTED", "check_version", "tensorrt_module", "version_tuple"]
+__all__ = ["SUPPORTED", "check_version", "is_lean", "runtime_module", "tensorrt_module", "version_tuple"]
 
 SUPPORTED = "10.3 to 11.x"
 _OLDEST = (10, 3)
 _NEWEST_MAJOR = 11
+_LEAN = "tensorrt_lean"
 
 
 def tensorrt_module() -> ModuleType:
@@ -35,6 +38,29 @@ def tensorrt_module() -> ModuleType:
     module: ModuleType = tensorrt
     check_version(str(module.__version__))
     return module
+
+
+def runtime_module() -> ModuleType:
+    """What runs engines: TensorRT, or where that is not installed its lean runtime, which builds none.
+
+    Raises:
+        DependencyError: If neither is installed.
+        BackendError: If it cannot be imported, or is of a version that is not supported.
+    """
+    if importlib.util.find_spec("tensorrt") is not None or importlib.util.find_spec(_LEAN) is None:
+        return tensorrt_module()
+    try:
+        module = importlib.import_module(_LEAN)
+    except Exception as error:  # its own import raises OSError, RuntimeError and others for a missing library
+        words = " ".join(str(error).split())[:300]
+        raise BackendError(f"{_LEAN} is installed but cannot be imported: {words}. Reinstall it") from error
+    check_version(str(module.__version__))
+    return module
+
+
+def is_lean(module: ModuleType) -> bool:
+    """It is the lean runtime: it runs version-compatible engines alone."""
+    return sys.modules.get(_LEAN) is module
 
 
 def check_version(version: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.cuda.batch_ring import Fill, RowLayout
 from lrsclip_rt.cuda.device import Device
 from lrsclip_rt.cuda.memory import DeviceBuffer, PinnedBuffer
 from lrsclip_rt.cuda.streams import Event, Graph, Stream
@@ -27,25 +28,11 @@ from lrsclip_rt.tensorrt.reporting import Messages
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["ProfileRunner", "RowLayout"]
+__all__ = ["ProfileRunner"]
 
 _log = logging.getLogger(__name__)
 
 _RING = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RowLayout:
-    """One row of an input or output: its name, NumPy's name of its type, and its shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Of one row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(slots=True, eq=False)
@@ -127,23 +114,36 @@ class ProfileRunner:
         Returns:
             The output, in the engine's type.
         """
-        result = np.empty((len(feeds[self._inputs[0].name]), *self._output.shape), self._output.dtype)
-        try:
-            self._run_into(result, feeds)
-        except BaseException:
-            self._forget()
-            raise
-        return result
 
-    def _run_into(self, result: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> None:
-        for i, rows in enumerate(_batches(len(result), self.batch)):
-            slot = self._slots[i % _RING]
-            self._collect(slot, result)
+        def fill(rows: range, slot: _Slot) -> None:
             for layout in self._inputs:
                 shape = (len(rows), *layout.shape)
                 pinned = slot.buffers[layout.name]
                 pinned.view(layout.dtype, shape)[...] = feeds[layout.name][rows.start : rows.stop]
                 self._stream.upload(pinned, self._buffers[layout.name], len(rows) * layout.bytes)
+
+        return self._run(len(feeds[self._inputs[0].name]), fill)
+
+    def run_filled(self, count: int, fill: Fill) -> NDArray[Any]:
+        """Run rows of the only input that ``fill`` writes on the device."""
+        (layout,) = self._inputs
+        address = self._buffers[layout.name].address
+        return self._run(count, lambda rows, slot: fill(rows, address, self._stream))
+
+    def _run(self, count: int, fill: Callable[[range, _Slot], None]) -> NDArray[Any]:
+        result = np.empty((count, *self._output.shape), self._output.dtype)
+        try:
+            self._run_into(result, fill)
+        except BaseException:
+            self._forget()
+            raise
+        return result
+
+    def _run_into(self, result: NDArray[Any], fill: Callable[[range, _Slot], None]) -> None:
+        for i, rows in enumerate(_batches(len(result), self.batch)):
+            slot = self._slots[i % _RING]
+            self._collect(slot, result)
+            fill(rows, slot)
             self._enqueue(len(rows))
             name = self._output.name
             self._stream.download(self._buffers[name], slot.buffers[name], len(rows) * self._output.bytes)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["Messages", "logger_from_module", "monitor_from_module"]
+__all__ = ["Messages", "fused_attention", "logger_from_module", "monitor_from_module"]
 
 _log = logging.getLogger(__name__)
 
 _KEPT = 5
+_FUSED = ("mha", "fused_attention", "flash_attn", "flashattention")
+"""What TensorRT calls kernels that hold both products and the softmax between them."""
 
 
 class Messages:
@@ -31,6 +34,27 @@ class Messages:
         """What was reported since the last call."""
         errors, self._errors = self._errors, []
         return "; ".join(errors) or "TensorRT gave no reason"
+
+
+def fused_attention(layers: Sequence[Any]) -> bool | None:
+    """Whether attention became one kernel, as the names of layers and tactics tell.
+
+    Args:
+        layers: What the inspector says: a name each, or an object with details, depending on the version.
+
+    Returns:
+        None where neither such a kernel nor a softmax of its own is named.
+
+    Example:
+        >>> fused_attention([{"Name": "gemm"}, {"Name": "_gemm_mha_v2_myl0_7"}])
+        True
+        >>> fused_attention(["/blocks.0/attn/Softmax"]), fused_attention(["one"])
+        (False, None)
+    """
+    words = json.dumps(layers).lower()
+    if any(name in words for name in _FUSED):
+        return True
+    return False if "softmax" in words else None
 
 
 def logger_from_module(trt: ModuleType, messages: Messages) -> tensorrt.ILogger:

@@ -60,7 +60,9 @@ def test_the_newest_record_of_every_model_becomes_rows(tables, tmp_path):
 def test_a_table_may_be_of_some_models_alone(tables, tmp_path):
     record(tmp_path, model="ViT-B/16", seconds=0.5)
     record(tmp_path, model="mini", seconds=0.02)
-    text = tables.with_tables(MARKED.replace("precisions -->\nold", "precisions: mini, other -->\nold"), tmp_path)
+    text = tables.with_tables(
+        MARKED.replace("precisions -->\nold", "precisions: mini, other -->\nold"), tmp_path
+    )
     assert text.startswith("before\n<!-- table precisions: mini, other -->\n")
     assert "mini [1]" in text
     assert "ViT" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import tensorrt_stubs
 from cuda_stub import CudaStub
+from host_device import HostDevice, host_device, images_for_host
 
 from lrsclip_rt.bundle import Bundle
 
@@ -46,6 +48,22 @@ def stub(stub_library: Path, tmp_path: Path) -> CudaStub:
 
 
 @pytest.fixture(scope="session")
+def kernel_images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Our kernels, compiled for the host, as its driver loads them."""
+    return images_for_host(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def gpu(
+    stub: CudaStub, kernel_images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HostDevice]:
+    """A device that runs our kernels; what is taken of it has to be given back."""
+    with host_device(stub, kernel_images, monkeypatch) as made:
+        yield made
+    assert (stub.used_bytes, stub.contexts) == (0, 0)
+
+
+@pytest.fixture(scope="session")
 def gpu_bundle(handmade: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The hand-made bundle with fp32, fp16 and int8; not to be written to."""
     path: Path = tmp_path_factory.mktemp("gpu") / "bundle"
@@ -70,6 +88,8 @@ def host(surface: dict[str, Any], stub: CudaStub, monkeypatch: pytest.MonkeyPatc
     made = HostTensorRT(surface, stub)
     driver = stub.driver()
     monkeypatch.setitem(sys.modules, "tensorrt", made.module)
+    # A real compiler takes seconds, and each test has a cache of its own.
+    monkeypatch.setattr("lrsclip_rt.cuda.kernels.compiled_cubin", lambda source, architecture: b"\x7fELF")
     monkeypatch.setattr("lrsclip_rt.cuda.driver.cuda_driver", lambda: driver)
     tensorrt_backend.tensorrt_obstacle.cache_clear()
     tensorrt_backend.has_gpu.cache_clear()

@@ -115,13 +115,20 @@ def test_auto_precision_never_takes_what_has_no_report(bundle: Bundle) -> None:
     assert "bf16" not in {choice.precision for choice in candidates(bundle, precision="auto")}
 
 
-def test_tensorrt_is_considered_only_where_there_is_a_gpu(
+def test_backends_of_gpus_are_considered_only_where_there_is_one(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert candidates(bundle, precision="fp16") == []
     monkeypatch.setattr("lrsclip_rt.backends.tensorrt_backend.has_gpu", lambda: True)
-    assert candidates(bundle, precision="fp16") == [Choice("tensorrt", "fp16")]
-    assert candidates(bundle, precision="auto") == [ORT_INT8, ORT, OPENVINO, Choice("tensorrt", "fp16")]
+    on_gpu = [Choice("tensorrt", "fp16"), Choice("onnxruntime-cuda", "fp16")]
+    assert candidates(bundle, precision="fp16") == on_gpu
+    assert candidates(bundle, precision="auto") == [
+        ORT_INT8,
+        ORT,
+        OPENVINO,
+        *on_gpu,
+        Choice("onnxruntime-cuda", "fp32"),
+    ]
 
 
 # Ranking

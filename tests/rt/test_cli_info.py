@@ -27,7 +27,7 @@ def test_info_names_versions_cpu_and_every_backend_with_its_reason(monkeypatch: 
     assert isinstance(facts["gpus"], list)
     assert set(facts["cpu"]) == {"name", "architecture", "cpus", "instructions"}
     backends = {row["name"]: row for row in facts["backends"]}
-    assert set(backends) == {"onnxruntime", "openvino", "tensorrt"}
+    assert set(backends) == {"onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda"}
     assert backends["onnxruntime"]["runs"]
     assert backends["onnxruntime"]["precisions"] == ["int8-cpu", "fp32"]
     assert "fp16" in backends["onnxruntime"]["refuses"]
@@ -73,6 +73,8 @@ def test_the_table_for_people_holds_the_same_facts(
     facts["backends"][1].update(missing)
     facts["warnings"] = ["a warning"]
     facts["gpus"] = ["Orin [nvgpu]"]
+    facts["cuda"] = {"driver": None, "device": None, "reason": "no NVIDIA driver here"}
+    facts["jetson"] = {"board": "Orin Nano", "release": "R36.4.3", "power_mode": "MAXN_SUPER"}
     info._print(facts)
     shown = capsys.readouterr().out
     for part in (
@@ -80,9 +82,14 @@ def test_the_table_for_people_holds_the_same_facts(
         "runs int8-cpu, fp32 on cpu",
         "lrsclip-rt[openvino]",
         "a warning",
-        "Orin [nvgpu]: used by tensorrt alone",
+        "Orin [nvgpu]: no NVIDIA driver here",
+        "Orin Nano, L4T R36.4.3, power mode MAXN_SUPER",
     ):
         assert part in shown
+    device = {"name": "NVIDIA H200", "capability": (9, 0)}
+    facts["cuda"] = {"driver": "13.0", "device": device, "reason": None}
+    info._print(facts)
+    assert "NVIDIA H200, sm_90, driver for CUDA 13.0" in capsys.readouterr().out
     assert "int8-cpu" in shown
     assert "passed its gate; --backend auto: onnxruntime" in shown
 

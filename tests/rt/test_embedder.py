@@ -400,7 +400,7 @@ def test_auto_precision_takes_the_fastest_that_passed(
         ({"precision": "fp16", "backend": "onnxruntime"}, "onnxruntime on cpu runs int8-cpu, fp32, not fp16"),
         ({"backend": "tensorrt"}, "no NVIDIA driver here|tensorrt"),
         ({"backend": "coreml"}, "backend 'coreml' is unknown"),
-        ({"backend": "onnxruntime", "device": "cuda"}, "runs on cpu in this version, not on cuda"),
+        ({"backend": "openvino", "device": "cuda"}, "runs on cpu in this version, not on cuda"),
         ({"device": "cuda:0"}, "no backend here runs fp32 on cuda:0"),
     ],
 )
@@ -488,7 +488,7 @@ def test_threads_may_share_a_model(model: Embedder, pictures: list[NDArray[np.ui
 
 
 def test_every_backend_of_the_command_line_is_in_the_table() -> None:
-    assert list(BACKENDS) == ["onnxruntime", "openvino", "tensorrt"]
+    assert list(BACKENDS) == ["onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda"]
     assert why_not(BACKENDS["onnxruntime"]) is None
     assert BACKENDS["tensorrt"].precisions == ("int8", "fp8", "fp16")
     assert choose_backend("auto", precision="int8-cpu", device="CPU").name == "onnxruntime"

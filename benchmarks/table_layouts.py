@@ -86,6 +86,22 @@ def _strategy_rows(record: Record) -> Rows:
     ]
 
 
+def _search_rows(record: Record) -> Rows:
+    """One row a contender and filter."""
+    peaks = {row["contender"]: row["bytes"] for row in record["results"] if row["what"] == "peak memory"}
+    return [
+        (
+            row["contender"],
+            row["what"].rpartition(", ")[2],
+            f"{row['recall_at_10']:.4f}",
+            *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+            _mebibytes(peaks.get(row["contender"])),
+        )
+        for row in record["results"]
+        if row["what"].startswith("text to hits")
+    ]
+
+
 def _mebibytes(number: int | None) -> str:
     return "-" if number is None else f"{number / 2**20:.0f}"
 
@@ -106,6 +122,9 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         _strategy_rows,
         4,
+    ),
+    "search": Layout(
+        ("who", "filter", "recall@10", "p50 [ms]", "p95 [ms]", "p99 [ms]", "peak [MiB]"), _search_rows, 3
     ),
 }  # fmt: skip
 """By the name of the benchmark."""

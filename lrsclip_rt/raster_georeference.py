@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from lrsclip_rt.raster_gdal import gdal_environment, gdal_errors, import_rasterio
 from lrsclip_rt.tiles import Window
 
-__all__ = ["EDGE_SEGMENTS", "Affine6", "Bounds", "Georeference", "Ring"]
+__all__ = ["EDGE_SEGMENTS", "Affine6", "Bounds", "Georeference", "Ring", "is_known_crs"]
 
 Affine6 = tuple[float, float, float, float, float, float]
 Bounds = tuple[float, float, float, float]
@@ -86,12 +87,19 @@ class Georeference:
         lonlat = self.lonlat_from_pixels(outline[:, 0], outline[:, 1])
         if lonlat is None:
             return None
-        ring = _unwrapped(*lonlat)
-        west, south = ring.min(axis=0)
-        east, north = ring.max(axis=0)
-        if east - west >= 360.0 - 1e-9:
-            return -180.0, float(south), 180.0, float(north)
-        return float(west), float(south), float(east if east <= 180.0 else east - 360.0), float(north)
+        return _bounds_of_ring(_unwrapped(*lonlat))
+
+    def places(self, windows: Sequence[Window]) -> list[tuple[Bounds, tuple[Ring, ...]] | None]:
+        """``bounds`` and ``footprint`` of each window by one call of PROJ; None where it has no place."""
+        if self.crs is None or not windows:
+            return [None] * len(windows)
+        outlines = np.stack([_outline(window) for window in windows])
+        lonlat = self.lonlat_from_pixels(outlines[..., 0].ravel(), outlines[..., 1].ravel())
+        if lonlat is None:  # one of them has no place; which, only its own call tells
+            return [self.places([window])[0] for window in windows] if len(windows) > 1 else [None]
+        lons, lats = (values.reshape(outlines.shape[:2]) for values in lonlat)
+        rings = (_unwrapped(lon, lat) for lon, lat in zip(lons, lats, strict=True))
+        return [(_bounds_of_ring(ring), _split(ring)) for ring in rings]
 
     def gsd_m(self, height: int, width: int) -> float | None:
         """Ground distance of a pixel [m] at the scene's centre: the root of its area there."""
@@ -122,6 +130,17 @@ class Georeference:
         a, b, _, d, e, _ = self.transform
         nominal = abs(a * e - b * d) * unit_m**2
         return np.where(np.abs(measured - nominal) <= 2 * NOMINAL_TOLERANCE * nominal, nominal, measured)
+
+
+def is_known_crs(crs: str) -> bool:
+    """Whether PROJ knows a CRS."""
+    rasterio = import_rasterio()
+    unknown: tuple[type[Exception], ...] = (*gdal_errors(), ValueError)
+    try:
+        with gdal_environment():
+            return bool(rasterio.crs.CRS.from_user_input(crs))
+    except unknown:
+        return False
 
 
 def _lonlat_from_xy(
@@ -185,6 +204,15 @@ def _unwrapped(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np
         ring[-1] = ring[0]
     ring[:, 0] -= 360.0 * math.floor((ring[:, 0].min() + 180.0) / 360.0)
     return ring
+
+
+def _bounds_of_ring(ring: NDArray[np.float64]) -> Bounds:
+    """``(W, S, E, N)`` of an unwrapped ring."""
+    west, south = ring.min(axis=0)
+    east, north = ring.max(axis=0)
+    if east - west >= 360.0 - 1e-9:
+        return -180.0, float(south), 180.0, float(north)
+    return float(west), float(south), float(east if east <= 180.0 else east - 360.0), float(north)
 
 
 def _split(ring: NDArray[np.float64]) -> tuple[Ring, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lrsclip_rt.archive.area import Area
+from lrsclip_rt.archive.conditions import Condition
 from lrsclip_rt.archive.hits import Hit, Hits
 from lrsclip_rt.archive.ids import tile_id
 from lrsclip_rt.archive.records import ContentRecord, Location, ModelRecord, NewTile, Producer, TileRecord
@@ -12,6 +14,8 @@ from lrsclip_rt.archive.writing import ArchiveWriter
 __all__ = [
     "Archive",
     "ArchiveWriter",
+    "Area",
+    "Condition",
     "ContentRecord",
     "Hit",
     "Hits",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,107 @@ from lrsclip_rt.archive.hits import Hit
 from lrsclip_rt.archive.inputs import sha256_and_size
 from lrsclip_rt.archive.records import ContentRecord
 from lrsclip_rt.archive.store import Archive
-from lrsclip_rt.errors import ArchiveError, LrsclipError
+from lrsclip_rt.errors import ArchiveError, InputError, LrsclipError
+from lrsclip_rt.raster import Scene, open_scene
 from lrsclip_rt.tiles import Window
 
-__all__ = ["write_chips"]
+__all__ = ["Chip", "ChipReader", "chip_name", "write_chips"]
+
+_MOST_OPEN = 8
+"""Scenes kept open: hits of one source need not come one after the other."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chip:
+    """What a hit shows.
+
+    Attributes:
+        pixels: ``(H, W, 3) uint8``.
+        crs: Of its source; None without.
+        transform: Affine a, b, c, d, e, f from the chip's pixels at full resolution to the CRS; None without.
+    """
+
+    pixels: NDArray[np.uint8]
+    crs: str | None
+    transform: tuple[float, ...] | None
+
+
+class ChipReader:
+    """Reads hits of one archive as they were for the model: same bands, nodata and stretch.
+
+    A file is read only while it is still the one that was indexed, byte by byte. A context manager.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._paths: dict[int, Path] = {}
+        self._gone: dict[int, ArchiveError] = {}
+        self._open: dict[int, tuple[Scene, ExitStack]] = {}
+
+    def __enter__(self) -> ChipReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._open:
+            self._open.popitem()[1][1].close()
+
+    def read(self, hit: Hit, *, longest: int | None = None) -> Chip:
+        """Cut a hit out.
+
+        Args:
+            hit: Of this archive.
+            longest: No side is longer [px]; None for full resolution.
+
+        Raises:
+            ArchiveError: If the file is gone or was changed.
+            RasterError: If it cannot be read.
+        """
+        number = self._archive.tile(hit.id).source
+        content = self._archive.content(number)
+        window = hit.window
+        scale = 1.0 if longest is None else min(1.0, longest / max(window.width, window.height))
+        pixels = self._scene(number, content).read(
+            window,
+            out_height=max(1, round(window.height * scale)),
+            out_width=max(1, round(window.width * scale)),
+            fill=False,
+        )
+        transform = None if content.transform is None else _window_transform(content.transform, window)
+        return Chip(pixels, content.crs, transform)
+
+    def _scene(self, number: int, content: ContentRecord) -> Scene:
+        held = self._open.pop(number, None)
+        if held is None:
+            if len(self._open) >= _MOST_OPEN:
+                self._open.pop(next(iter(self._open)))[1].close()
+            if number not in self._paths:
+                self._paths[number] = self._current_path(number, content)
+            stack = ExitStack()
+            held = stack.enter_context(_opened(self._paths[number], content)), stack
+        self._open[number] = held  # the latest is last
+        return held[0]
+
+    def _current_path(self, number: int, content: ContentRecord) -> Path:
+        """The file of a source; looked for, and read to compare its hash, once."""
+        if number in self._gone:
+            raise self._gone[number]
+        try:
+            return _current_path(self._archive, number, content)
+        except ArchiveError as error:
+            self._gone[number] = error
+            raise
+
+
+def chip_name(hit: Hit) -> str:
+    """Name of a hit's files without suffix: rank and id, the same for the same answer.
+
+    Example:
+        >>> chip_name(Hit(3, 0.2, 1.0, "ab" * 16, "a.tif", Window(0, 0, 1, 1), None, None, 0))
+        '003-abababababababababababababababab'
+    """
+    return f"{hit.rank:03d}-{hit.id}"
 
 
 def write_chips(
@@ -23,46 +123,46 @@ def write_chips(
 ) -> tuple[list[Path], list[tuple[str, str]]]:
     """Cut every hit from its source into ``folder``: ``RRR-ID.png``, and ``.tif`` with a georeference.
 
-    Pixels are read as they were for the archive: same bands, nodata and stretch.
-
     Returns:
         The files written, and the sources that could not be read with the reason.
+
+    Raises:
+        InputError: If the folder cannot be written.
     """
     written: list[Path] = []
-    failures: list[tuple[str, str]] = []
-    paths: dict[int, Path] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for hit in hits:
-        try:
-            number = archive.tile(hit.id).source
-            content = archive.content(number)
-            if number not in paths:
-                paths[number] = _current_path(archive, number, content)
-            written += _write_chip(paths[number], content, hit, folder / f"{hit.rank:03d}-{hit.id}")
-        except (LrsclipError, OSError) as error:
-            failures.append((hit.source, str(error)))
-    return written, failures
+    failures: dict[str, str] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    with ChipReader(archive) as reader:
+        for hit in hits:
+            try:
+                written += _write_chip(reader.read(hit), folder / chip_name(hit))
+            except (LrsclipError, OSError) as error:
+                failures.setdefault(hit.source, str(error))
+    return written, list(failures.items())
 
 
-def _write_chip(path: Path, content: ContentRecord, hit: Hit, stem: Path) -> list[Path]:
+def _write_chip(chip: Chip, stem: Path) -> list[Path]:
     from PIL import Image
 
-    from lrsclip_rt.raster import open_scene
+    files = [stem.with_name(stem.name + ".png")]
+    Image.fromarray(chip.pixels).save(files[0])
+    if chip.crs is not None and chip.transform is not None:
+        files.append(stem.with_name(stem.name + ".tif"))
+        _write_geotiff(files[1], chip.pixels, chip.crs, chip.transform)
+    return files
 
+
+def _opened(path: Path, content: ContentRecord) -> Scene:
     bands, limits = content.reading.get("bands"), content.reading.get("stretch")
-    with open_scene(
+    return open_scene(
         path,
         bands=None if bands is None else tuple(bands),
         nodata=content.reading.get("nodata"),
         stretch="auto" if limits is None else (limits[0], limits[1]),
-    ) as scene:
-        pixels = scene.read(hit.window, fill=False)
-    files = [stem.with_name(stem.name + ".png")]
-    Image.fromarray(pixels).save(files[0])
-    if content.crs is not None and content.transform is not None:
-        files.append(stem.with_name(stem.name + ".tif"))
-        _write_geotiff(files[1], pixels, content.crs, _window_transform(content.transform, hit.window))
-    return files
+    )
 
 
 def _current_path(archive: Archive, number: int, content: ContentRecord) -> Path:

@@ -42,7 +42,10 @@ def check_folder(folder: Path) -> bool:
         ArchiveCorruptError: If it holds vectors but lost its database.
     """
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise ArchiveError(f"{folder} cannot be an archive folder ({error.strerror})") from error

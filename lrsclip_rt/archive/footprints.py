@@ -16,6 +16,7 @@ __all__ = [
     "boxes_of",
     "check_bbox",
     "geometry_from_rings",
+    "rings_from_bbox",
     "rings_from_wkb",
     "rings_meet_bbox",
     "rings_of",
@@ -79,6 +80,16 @@ def rings_of(footprint: Sequence[Any] | None) -> Rings:
     if isinstance(footprint[0][0], (int, float)):
         return (cast(Ring, tuple(footprint)),)
     return tuple(cast(Ring, tuple(ring)) for ring in footprint)
+
+
+def rings_from_bbox(bbox: Bbox) -> Rings:
+    """The outline of a box, counter-clockwise; of two where it crosses the antimeridian.
+
+    Example:
+        >>> rings_from_bbox((0.0, 1.0, 2.0, 3.0))
+        (((0.0, 1.0), (2.0, 1.0), (2.0, 3.0), (0.0, 3.0), (0.0, 1.0)),)
+    """
+    return tuple(((w, s), (e, s), (e, n), (w, n), (w, s)) for w, s, e, n in boxes_of(bbox))
 
 
 def simplified(rings: Rings, tolerance_deg: float) -> Rings:

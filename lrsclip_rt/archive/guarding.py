@@ -44,7 +44,7 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         ArchiveCorruptError: If its content makes no sense.
-        ArchiveError: If it is closed or busy.
+        ArchiveError: If it is closed or busy, or the disk refuses.
     """
     try:
         yield
@@ -55,6 +55,11 @@ def reading(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             raise ArchiveError(f"{path} is busy ({error}); try again") from error
+        if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+            raise ArchiveError(
+                f"{path} could not be used: {error}. Make room on its disk and run the same command again; "
+                "everything committed is intact"
+            ) from error
         raise ArchiveCorruptError(
             f"{path} cannot be understood ({type(error).__name__}: {error}). "
             "Restore it from a copy, or index again"

@@ -73,11 +73,14 @@ class Hits:
 
     Attributes:
         hits: Empty where nothing passed the filter or the query is judged absent.
-        presence: Mean of the (at most) ten best cosines among the rows that passed; None without rows.
+        presence: Mean of the best cosines among the rows that passed (of how many, ``presence_hits`` says);
+            None without rows.
         present: Whether ``presence`` reaches the threshold; None where none was given.
         rows: Rows that passed the filter.
         without_place: Rows left out because the filter asks for a place and they have none.
         without_time: Rows left out because the filter asks for a time and they have none.
+        without_metadata: Rows left out because the filter asks for metadata and their source has no such key.
+        best: Best cosine among the rows that passed, also where there are no hits; None without rows.
 
     Example:
         >>> Hits(hits=(), presence=None, present=None, rows=0)
@@ -90,6 +93,8 @@ class Hits:
     rows: int
     without_place: int = 0
     without_time: int = 0
+    without_metadata: int = 0
+    best: float | None = None
 
     def __len__(self) -> int:
         return len(self.hits)

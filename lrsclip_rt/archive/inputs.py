@@ -8,20 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrsclip_rt.archive.records import Location
+from lrsclip_rt.archive.stac_reading import ItemFacts, RefusedItem, assets_from_stac, is_stac, stac_in_folder
 from lrsclip_rt.errors import ImageError, InputError, LrsclipError
 
-__all__ = ["ImageHeader", "InputFile", "header_from_image", "is_raster", "list_inputs", "sha256_and_size"]
+__all__ = [
+    "ImageHeader",
+    "InputFile",
+    "Shard",
+    "header_from_image",
+    "is_raster",
+    "list_inputs",
+    "sha256_and_size",
+]
 
 _RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".ntf", ".nitf"})
 _EXIF_IFD, _DATETIME_ORIGINAL = 0x8769, 0x9003
+_NO_FACTS = ItemFacts()
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file and the root that its recorded path is relative to."""
+    """A file, the root that its recorded path is relative to, and what a STAC item says of it."""
 
     path: Path
     root: Path
+    facts: ItemFacts = _NO_FACTS
 
     def location(self) -> Location:
         """Root, relative path and modification time.
@@ -29,7 +40,7 @@ class InputFile:
         Raises:
             InputError: If the name is not UTF-8.
         """
-        relative = self.path.relative_to(self.root).as_posix()
+        relative = self.relative
         try:
             str(self.path).encode()
         except UnicodeEncodeError as error:
@@ -37,6 +48,38 @@ class InputFile:
                 f"the name {str(self.path)!r} is not UTF-8, which an archive needs; rename it"
             ) from error
         return Location(str(self.root), relative, self.path.stat().st_mtime_ns)
+
+    @property
+    def relative(self) -> str:
+        """Path below the root, with ``/``."""
+        return self.path.relative_to(self.root).as_posix()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of ``count`` parts of the work; ``number`` counts from 1.
+
+    Raises:
+        InputError: If there is no such part.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise InputError(f"shard {self.number}/{self.count} does not exist; give 1/N to N/N")
+
+    def holds(self, file: InputFile) -> bool:
+        """Whether a file is of this part: by a hash of its path below the root, so no file is read.
+
+        Example:
+            >>> file = InputFile(Path("/data/a.tif"), Path("/data"))
+            >>> [Shard(number, 3).holds(file) for number in (1, 2, 3)]
+            [False, True, False]
+        """
+        digest = hashlib.sha256(file.relative.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +91,34 @@ class ImageHeader:
     datetime: str | None
 
 
-def list_inputs(sources: Sequence[Path]) -> Iterator[InputFile]:
+def list_inputs(
+    sources: Sequence[Path | InputFile], *, asset: str | None = None
+) -> Iterator[InputFile | RefusedItem]:
     """Every file of ``sources``: folders are walked and are roots; a file's root is its folder.
 
-    A folder without images appears itself, to fail like a file.
+    JSON files, and folders with a STAC catalogue, stand for the files that their items name; their folder is
+    the root of what lies below it. A folder without images appears itself, to fail like a file.
+
+    Args:
+        sources: Files and folders; an ``InputFile`` stands for itself.
+        asset: Key of the asset that is taken of STAC items.
     """
     from lrsclip_rt.images import iter_image_paths
 
     for source in sources:
+        if isinstance(source, InputFile):
+            yield source
+            continue
         if not source.is_dir():
+            if is_stac(source) and source.is_file():
+                yield from _files_of_items(source, asset)
+                continue
             root = source.parent.resolve()
             yield InputFile(root / source.name, root)
+            continue
+        catalogue = stac_in_folder(source)
+        if catalogue is not None:
+            yield from _files_of_items(catalogue, asset)
             continue
         root, found = source.resolve(), False
         for path in iter_image_paths([root]):
@@ -66,6 +126,17 @@ def list_inputs(sources: Sequence[Path]) -> Iterator[InputFile]:
             yield InputFile(path, root)
         if not found:
             yield InputFile(root, root)
+
+
+def _files_of_items(document: Path, asset: str | None) -> Iterator[InputFile | RefusedItem]:
+    home = document.parent.resolve()
+    for found in assets_from_stac(document, asset=asset):
+        if isinstance(found, RefusedItem):
+            yield found
+            continue
+        folder = found.path.parent.resolve()
+        path = folder / found.path.name
+        yield InputFile(path, home if path.is_relative_to(home) else folder, found.facts)
 
 
 def is_raster(path: Path) -> bool:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.footprints import simplified
+from lrsclip_rt.archive.footprints import Bbox, Rings, simplified
 from lrsclip_rt.archive.ids import WHOLE_IMAGE, tile_id
+from lrsclip_rt.archive.inputs import InputFile, Shard
 from lrsclip_rt.archive.records import ContentRecord, Location, NewTile
 from lrsclip_rt.archive.times import time_us_from_text
 from lrsclip_rt.errors import InputError
@@ -19,13 +20,27 @@ from lrsclip_rt.tiles import Window, tile_grid
 if TYPE_CHECKING:
     from lrsclip_rt.raster import Scene
 
-__all__ = ["DEFAULT_TILE_PX", "Grid", "IndexOptions", "SourcePlan", "grids_of", "tiles_of_scene"]
+__all__ = [
+    "DEFAULT_TILE_PX",
+    "Grid",
+    "IndexOptions",
+    "Sighting",
+    "SourcePlan",
+    "content_of_scene",
+    "grids_of",
+    "read_window",
+    "tiles_of_scene",
+    "whole_image",
+]
 
 DEFAULT_TILE_PX = 256
 """Tile edge where none is asked for."""
 
 LARGEST_READ_PX = 2_048
 """Windows longer than this are read at reduced resolution: the model sees far fewer pixels anyway."""
+
+_PLACED_AT_ONCE = 256
+"""Windows whose footprints are reprojected together: most of the cost is that of a call."""
 
 _PIXEL_SHARE = 0.05
 """Footprints keep their shape to this share of a pixel."""
@@ -41,7 +56,10 @@ class IndexOptions:
         bands: One or three 1-based bands; None: by colour interpretation, else 1, 2, 3.
         nodata: Value of missing pixels in place of the file's own.
         stretch: Fixed limits of the 8-bit stretch; None: 2-98 % of the whole raster where it is needed.
-        metadata: Keys and values for every source.
+        metadata: Keys and values for every source; they win over those of a STAC item.
+        asset: Key of the asset that is taken of STAC items; None: ``visual``, else the one with data.
+        replace: Whether what lay at a path before its file changed is deleted at the end.
+        shard: The part of the files that is taken; None for all.
         least_valid: Windows with a smaller share of valid pixels are skipped.
         batch_size: Images of one run of the model.
         commit_rows: Rows after which to commit.
@@ -57,6 +75,9 @@ class IndexOptions:
     nodata: float | None = None
     stretch: tuple[float, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    asset: str | None = None
+    replace: bool = False
+    shard: Shard | None = None
     least_valid: float = 0.5
     batch_size: int = 32
     commit_rows: int = 4_096
@@ -88,6 +109,23 @@ class Grid:
     windows: tuple[Window, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Where a source was found, and what a STAC item says of it there."""
+
+    location: Location
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, file: InputFile) -> Sighting:
+        """The sighting of a file.
+
+        Raises:
+            InputError: If its name is not UTF-8.
+        """
+        return cls(file.location(), file.facts.metadata)
+
+
 @dataclass(slots=True, eq=False)
 class SourcePlan:
     """A source on its way into the archive.
@@ -98,24 +136,33 @@ class SourcePlan:
     Attributes:
         content: What will be recorded.
         grids: Levels that are not complete yet.
-        locations: Where it lies; may grow while it is on its way.
+        sightings: Where it lies; may grow while it is on its way.
         emitted: Windows handed to the model.
         skipped: Per level, windows that are mostly nodata.
         broken: Whether a window could not be read or decoded.
         arrived: Windows that came back from the model.
         number: In the archive, once it is there.
-        described: Locations that are recorded.
+        described: Sightings that are recorded.
+        counted_bytes: Bytes of the file that the report counts as done.
     """
 
     content: ContentRecord
     grids: tuple[Grid, ...]
-    locations: list[Location]
+    sightings: list[Sighting]
     emitted: int = 0
     skipped: dict[int, int] = field(default_factory=dict)
     broken: bool = False
     arrived: int = 0
     number: int | None = None
     described: int = 0
+    counted_bytes: int = 0
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of the file in proportion to the windows that arrived or were skipped."""
+        windows = sum(len(grid.windows) for grid in self.grids)
+        done = min(windows, self.arrived + sum(self.skipped.values()))
+        return self.content.size_bytes * done // max(1, windows)
 
 
 def grids_of(content: ContentRecord, options: IndexOptions) -> tuple[Grid, ...]:
@@ -150,17 +197,20 @@ def tiles_of_scene(
     Raises:
         RasterError: If the file is damaged.
     """
+    plan.skipped = {grid.level: 0 for grid in plan.grids}  # whole, since the writing side looks at it
     for grid in plan.grids:
-        plan.skipped[grid.level] = 0
-        for window in grid.windows:
-            if tile_id(plan.content.content_sha256, grid.level, window) in known:
-                continue
-            valid = scene.valid_fraction(window)
-            if valid < options.least_valid and grid.level != WHOLE_IMAGE:
-                plan.skipped[grid.level] += 1
-                continue
-            tile = _tile_of_window(scene, plan.content, grid.level, window, 1.0 - valid)
-            yield tile, _pixels(scene, window)
+        content = plan.content.content_sha256
+        fresh = [window for window in grid.windows if tile_id(content, grid.level, window) not in known]
+        for start in range(0, len(fresh), _PLACED_AT_ONCE):
+            windows = fresh[start : start + _PLACED_AT_ONCE]
+            for window, place in zip(windows, scene.places(windows), strict=True):
+                pixels, valid = _pixels_and_valid(scene, window)
+                if valid < options.least_valid and grid.level != WHOLE_IMAGE:
+                    plan.skipped[grid.level] += 1
+                    continue
+                bbox, rings = _place(place, window)
+                time_us = plan.content.time_us
+                yield NewTile(grid.level, window, bbox, rings, time_us, 1.0 - valid), pixels
 
 
 def whole_image(content: ContentRecord) -> NewTile:
@@ -169,8 +219,12 @@ def whole_image(content: ContentRecord) -> NewTile:
     return NewTile(WHOLE_IMAGE, window, time_us=content.time_us)
 
 
-def content_of_scene(scene: Scene, sha256: str, size_bytes: int, options: IndexOptions) -> ContentRecord:
-    """What is recorded about an open scene."""
+def content_of_scene(
+    scene: Scene, sha256: str, size_bytes: int, options: IndexOptions, *, time_us: int | None = None
+) -> ContentRecord:
+    """What is recorded about an open scene; a ``time_us`` from elsewhere wins over the file's own."""
+    if time_us is None and scene.datetime is not None:
+        time_us = time_us_from_text(scene.datetime)
     return ContentRecord(
         content_sha256=sha256,
         size_bytes=size_bytes,
@@ -179,28 +233,36 @@ def content_of_scene(scene: Scene, sha256: str, size_bytes: int, options: IndexO
         crs=scene.crs,
         transform=scene.transform,
         gsd_m=scene.gsd_m,
-        time_us=None if scene.datetime is None else time_us_from_text(scene.datetime),
+        time_us=time_us,
         reading=options.reading,
     )
 
 
-def _tile_of_window(
-    scene: Scene, content: ContentRecord, level: int, window: Window, nodata_fraction: float
-) -> NewTile:
-    bbox, rings = scene.bounds(window), scene.footprints(window) or ()
-    if bbox is not None:
-        pixel_deg = (bbox[3] - bbox[1]) / window.height
-        rings = simplified(rings, _PIXEL_SHARE * pixel_deg)
-    return NewTile(level, window, bbox, rings, content.time_us, nodata_fraction)
+def _place(place: tuple[Bbox, Rings] | None, window: Window) -> tuple[Bbox | None, Rings]:
+    if place is None:
+        return None, ()
+    bbox, rings = place
+    pixel_deg = (bbox[3] - bbox[1]) / window.height
+    return bbox, simplified(rings, _PIXEL_SHARE * pixel_deg)
 
 
-def _pixels(scene: Scene, window: Window) -> NDArray[np.uint8]:
+def _pixels_and_valid(scene: Scene, window: Window) -> tuple[NDArray[np.uint8], float]:
+    """The ``(h, w, 3)`` uint8 pixels of a window and the share of it that shows something."""
+    if max(window.width, window.height) > LARGEST_READ_PX:
+        return read_window(scene, window), scene.valid_fraction(window)
+    pixels, valid = scene.read_masked(window)
+    return pixels, 1.0 if valid is None else float(valid.mean())
+
+
+def read_window(scene: Scene, window: Window) -> NDArray[np.uint8]:
+    """The pixels of a window as the model gets them: ``(h, w, 3)`` uint8, at most 2,048 px a side.
+
+    Raises:
+        RasterError: If the file is damaged there.
+    """
     longest = max(window.width, window.height)
     if longest <= LARGEST_READ_PX:
         return scene.read(window)
     scale = LARGEST_READ_PX / longest
-    return scene.read(
-        window,
-        out_height=max(1, round(window.height * scale)),
-        out_width=max(1, round(window.width * scale)),
-    )
+    height, width = max(1, round(window.height * scale)), max(1, round(window.width * scale))
+    return scene.read(window, out_height=height, out_width=width)

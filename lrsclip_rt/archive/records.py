@@ -139,11 +139,18 @@ class SegmentRecord:
     Attributes:
         number: 1, 2, ...; the files are ``segments/000001.*``.
         base: Global number of its first row.
-        rows: Committed rows.
+        rows: Committed rows, dead ones included.
         producer: What computed its vectors.
+        dead: Runs of deleted rows, ``(first row, rows)`` in order.
     """
 
     number: int
     base: int
     rows: int
     producer: Producer
+    dead: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def living(self) -> int:
+        """Rows that were not deleted."""
+        return self.rows - sum(rows for _, rows in self.dead)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.archive.half_floats import float32_from_half
 from lrsclip_rt.archive.segments import Segment
 
-__all__ = ["BLOCK_ROWS", "Ranked", "best_rows", "row_scores", "rows_of"]
+__all__ = ["BLOCK_ROWS", "Ranked", "best_rows", "merged", "row_scores", "rows_of"]
 
 BLOCK_ROWS = 8_192
 """Rows in memory as float32 at a time: 16 MiB at D = 512."""
@@ -64,18 +65,18 @@ def best_rows(
             stop = min(start + block_rows, segment.record.rows)
             if passing is None:
                 numbers = np.arange(start, stop)
-                rows = segment.f16[start:stop].astype(np.float32)
+                rows = float32_from_half(segment.f16[start:stop])
             else:
                 numbers = start + np.flatnonzero(passing[index][start:stop])
                 if not len(numbers):
                     continue
-                rows = segment.f16[numbers].astype(np.float32)
+                rows = float32_from_half(segment.f16[numbers])
             rough = queries @ rows.T
             for q, query in enumerate(queries):
                 chosen = _candidates(rough[q], best[q], count, margin)
                 if len(chosen):
                     scores = row_scores(rows[chosen], query)
-                    best[q] = _merged(best[q], segment.record.base + numbers[chosen], scores, count)
+                    best[q] = merged(best[q], segment.record.base + numbers[chosen], scores, count)
     return best
 
 
@@ -85,7 +86,8 @@ def rows_of(segments: Sequence[Segment], rows: NDArray[np.int64], dim: int) -> N
     for segment in segments:
         first, stop = segment.record.base, segment.record.base + segment.record.rows
         inside = np.flatnonzero((rows >= first) & (rows < stop))
-        vectors[inside] = segment.f16[rows[inside] - first]
+        if len(inside):
+            vectors[inside] = float32_from_half(segment.f16[rows[inside] - first])
     return vectors
 
 
@@ -100,7 +102,8 @@ def _candidates(
     return chosen
 
 
-def _merged(best: Ranked, rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Ranked:
+def merged(best: Ranked, rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Ranked:
+    """``best`` and further rows with their scores together, cut to ``count``."""
     all_rows = np.concatenate([best.rows, rows])
     all_scores = np.concatenate([best.scores, scores])
     order = np.lexsort((all_rows, -all_scores))[:count]

@@ -23,10 +23,11 @@ __all__ = [
     "connect_to_write",
     "create_tables",
     "is_created",
+    "migrate",
     "read_info",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 APPLICATION_ID = 0x4C525341
 """``LRSA`` in the database's header: an archive is told from any other SQLite file."""
 
@@ -127,13 +128,50 @@ CREATE VIRTUAL TABLE tile_boxes USING rtree (   -- two boxes for a tile across t
 );
 """
 
+_ADDED_IN_2 = """
+CREATE TABLE deletions (                   -- runs of dead rows; they have no tile
+    segment INTEGER NOT NULL REFERENCES segments,
+    first_row INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    PRIMARY KEY (segment, first_row)
+) WITHOUT ROWID;
+CREATE TABLE moves (                       -- where compaction put the living rows of a segment that is gone
+    segment INTEGER NOT NULL,
+    first_row INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    to_segment INTEGER NOT NULL,
+    to_row INTEGER NOT NULL,
+    PRIMARY KEY (segment, first_row)
+) WITHOUT ROWID;
+CREATE INDEX moves_by_target ON moves (to_segment, to_row);
+"""
+
+_JOURNAL_BYTES = 64 << 20
+"""What the write-ahead log is cut to once it has been folded into the database."""
+
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in the transaction that the caller has begun."""
-    for statement in _statements(_TABLES):
+    for statement in _statements(_TABLES + _ADDED_IN_2):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring an older archive to this version's tables, in one transaction; the caller is its one writer.
+
+    Version 2 only adds tables, so that readers that are at work notice nothing.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version >= FORMAT_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _statements(_ADDED_IN_2):
+        connection.execute(statement)
+    connection.execute("UPDATE info SET value = ? WHERE key = 'format_version'", (str(FORMAT_VERSION),))
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    connection.execute("COMMIT")
 
 
 def _statements(script: str) -> list[str]:
@@ -154,12 +192,30 @@ def is_created(folder: Path) -> bool:
     path = folder / DATABASE
     if not path.exists() or path.stat().st_size == 0:
         return False
+    _roll_back(path)
     connection = connect_to_read(folder)
     try:
         with reading(path):
             return _is_ours(connection, path)
     finally:
         connection.close()
+
+
+def _roll_back(path: Path) -> None:
+    """A power cut in the first moments, before the write-ahead log is in use, leaves a rollback journal."""
+    if not _rollback_journal(path).exists():
+        return
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except (sqlite3.DatabaseError, UnicodeError) as error:
+        raise _unreadable(path, error) from error
+    finally:
+        connection.close()
+
+
+def _rollback_journal(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
 
 
 def connect_to_write(folder: Path) -> sqlite3.Connection:
@@ -171,6 +227,7 @@ def connect_to_write(folder: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
     except (sqlite3.DatabaseError, UnicodeError) as error:
         connection.close()
         raise _unreadable(folder / DATABASE, error) from error
@@ -195,8 +252,12 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"{path.as_uri()}?{mode}", uri=True, isolation_level=None, timeout=60.0, check_same_thread=False
         )
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from error
+    try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except (sqlite3.DatabaseError, UnicodeError) as error:
+        connection.close()
         raise _unreadable(path, error) from error
     return connection
 
@@ -205,6 +266,13 @@ def _unreadable(path: Path, error: sqlite3.DatabaseError | UnicodeError) -> Arch
     if isinstance(error, UnicodeError) or "not a database" in str(error) or "malformed" in str(error):
         return ArchiveCorruptError(
             f"{path} is no readable SQLite database ({error}). Restore it from a copy, or index again"
+        )
+    if _rollback_journal(path).exists():
+        return ArchiveError(f"{path.parent} was never finished being created. Run lrsclip index on it again")
+    if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+        return ArchiveError(
+            f"{path} cannot be opened ({error}). SQLite needs some free space beside it, also to read: "
+            "make room on its disk, if that is full"
         )
     if isinstance(error, sqlite3.OperationalError) and path.exists():
         return ArchiveError(

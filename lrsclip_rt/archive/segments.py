@@ -14,7 +14,8 @@ source  int64    ()     number of the source
 level   int32    ()     nominal tile edge [px]; 0: a whole image
 ======  =======  =====  ==================================================================
 
-The database says how many rows count; what lies behind them is the rest of an interrupted writer.
+The database says how many rows count; what lies behind them is the rest of an interrupted writer. It also
+says which rows are dead: a deleted row stays where it is until the archive is compacted.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "Column",
     "ColumnFiles",
     "Segment",
+    "alive_from_runs",
     "check_length",
     "column_path",
     "columns_from_rows",
@@ -127,6 +129,7 @@ class Segment:
         time: ``(N,)`` int64.
         source: ``(N,)`` int64.
         level: ``(N,)`` int32.
+        alive: ``(N,)`` bool, False for deleted rows; None where every row lives.
     """
 
     record: SegmentRecord
@@ -137,13 +140,15 @@ class Segment:
     time: NDArray[np.int64]
     source: NDArray[np.int64]
     level: NDArray[np.int32]
+    alive: NDArray[np.bool_] | None = None
 
 
 def map_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
     """Map the committed rows of a segment.
 
     Raises:
-        ArchiveCorruptError: If a file is missing or shorter than the committed rows.
+        ArchiveCorruptError: If a file is missing or shorter than the committed rows, or a row is deleted
+            that the segment does not have.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for column in columns_of(dim):
@@ -154,7 +159,31 @@ def map_segment(folder: Path, record: SegmentRecord, dim: int) -> Segment:
             arrays[column.name] = np.empty(shape, column.dtype)
         else:
             arrays[column.name] = np.asarray(np.memmap(path, dtype=column.dtype, mode="r", shape=shape))
-    return Segment(record, **arrays)
+    return Segment(record, **arrays, alive=alive_from_runs(record) if record.dead else None)
+
+
+def alive_from_runs(record: SegmentRecord) -> NDArray[np.bool_]:
+    """Which rows of a segment live, from its runs of dead ones: ``(N,)`` bool.
+
+    Raises:
+        ArchiveCorruptError: If a run lies outside the segment.
+
+    Example:
+        >>> from lrsclip_rt.archive import Producer
+        >>> record = SegmentRecord(1, 0, 5, Producer("fp32", "onnxruntime"), dead=((0, 1), (3, 2)))
+        >>> alive_from_runs(record).tolist()
+        [False, True, True, False, False]
+    """
+    alive = np.ones(record.rows, bool)
+    for first, rows in record.dead:
+        if first < 0 or rows < 1 or first + rows > record.rows:
+            raise ArchiveCorruptError(
+                f"rows {first} to {first + rows - 1} of segment {record.number} are recorded as deleted, but "
+                f"it has {record.rows}. Restore the archive from a copy, or index again"
+            )
+        alive[first : first + rows] = False
+    alive.flags.writeable = False
+    return alive
 
 
 def check_length(path: Path, expected: int) -> int:

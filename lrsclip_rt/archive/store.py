@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.catalog import Catalog
+from lrsclip_rt.archive.code_files import CODES, Codes, CodesObstacle, Once, codes_from_folder
 from lrsclip_rt.archive.hits import Hits
 from lrsclip_rt.archive.records import ContentRecord, SegmentRecord, TileRecord
 from lrsclip_rt.archive.scanning import rows_of
@@ -19,13 +22,16 @@ from lrsclip_rt.archive.schema import DATABASE, MODEL, SEGMENTS, ArchiveInfo, co
 from lrsclip_rt.archive.searching import Request, Snapshot, search_snapshot
 from lrsclip_rt.archive.segments import Segment, map_segment
 from lrsclip_rt.archive.where import Where
-from lrsclip_rt.errors import ArchiveError, InputError
+from lrsclip_rt.errors import ArchiveCorruptError, ArchiveError, InputError, LrsclipError
 
 __all__ = ["Archive"]
 
 
 class Archive:
     """An archive opened for reading; never writes, and does not see what is committed later.
+
+    Its length is the number of rows that were not deleted. What is deleted later answers no more, and a later
+    compaction changes nothing before the next ``refresh``.
 
     Made by ``Archive.open``. Threads may share it.
 
@@ -76,7 +82,7 @@ class Archive:
         self.close()
 
     def __len__(self) -> int:
-        return self._snapshot.rows
+        return sum(record.living for record in self.segments)
 
     def __bool__(self) -> bool:
         return True
@@ -93,15 +99,35 @@ class Archive:
         """See what was committed meanwhile.
 
         Returns:
-            Rows of the archive now.
+            Living rows of the archive now.
 
         Raises:
             ArchiveCorruptError: If a file is shorter than its record.
         """
         folder = self.path / SEGMENTS
-        segments = tuple(map_segment(folder, record, self.dim) for record in self.catalog.segments())
-        self._snapshot = Snapshot(segments, self.dim)
-        return self._snapshot.rows
+        records = self.catalog.segments()
+        while True:
+            try:
+                segments = tuple(map_segment(folder, record, self.dim) for record in records)
+                break
+            except (ArchiveCorruptError, FileNotFoundError) as error:
+                # A compaction may have taken the files away since the records were read.
+                held, records = records, self.catalog.segments()
+                if records == held and isinstance(error, ArchiveCorruptError):
+                    raise
+        self._snapshot = Snapshot(segments, self.dim, Once(lambda: self._load_codes(segments)))
+        return len(self)
+
+    def prepare(self) -> None:
+        """Begin to load what the first search needs, while the caller goes on; call it or not."""
+        snapshot = self._snapshot
+
+        def load() -> None:
+            # Whoever searches next meets the same error.
+            with contextlib.suppress(LrsclipError):
+                snapshot.prepare()
+
+        threading.Thread(target=load, name="prepare", daemon=True).start()
 
     @property
     def dim(self) -> int:
@@ -122,6 +148,11 @@ class Archive:
     def sample(self) -> NDArray[np.float32]:
         """``(n, D)`` float32, n <= 4,096: the rows that z and mixtures are standardised over."""
         return self._snapshot.sample
+
+    @property
+    def codes(self) -> Codes | CodesObstacle:
+        """What finds candidates in a large archive, or why every search is exact."""
+        return self._snapshot.codes
 
     @property
     def model_path(self) -> Path:
@@ -174,15 +205,20 @@ class Archive:
         *,
         merge: bool = True,
         min_score: float | None = None,
+        exact: bool = False,
     ) -> list[Hits]:
         """Find the best places for each query: exact cosines over float16 rows, ties by row.
+
+        In an archive with codes these choose the rows that are scored, with the recall that
+        ``lrsclip archive info`` shows; filters that at most 20,000 rows pass are exact all the same.
 
         Args:
             vectors: ``(Q, D)`` queries in the archive's space, or one of ``(D,)``; any length but zero.
             k: Places of each query.
             where: Which rows take part; None for all.
             merge: Overlapping tiles of a source answer once; the best counts the rest.
-            min_score: Presence threshold: where the mean of the ten best cosines is lower, there are no hits.
+            min_score: Presence threshold: where ``Hits.presence`` is lower, there are no hits.
+            exact: Score every row that passes, whether there are codes or not.
 
         Returns:
             One ``Hits`` per query, always.
@@ -194,8 +230,19 @@ class Archive:
         queries = self._checked_queries(vectors)
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
-        request = Request(k, where if where is not None else Where(), merge, min_score)
-        return search_snapshot(self._snapshot, self.catalog, queries, request)
+        request = Request(k, where if where is not None else Where(), merge, min_score, exact)
+        while True:
+            version = self.catalog.version()
+            try:
+                return search_snapshot(self._snapshot, self.catalog, queries, request)
+            except InputError:
+                # The source of a hit may have been deleted in this very moment; then its tiles are gone now.
+                if self.catalog.version() == version:
+                    raise
+
+    def _load_codes(self, segments: tuple[Segment, ...]) -> Codes | CodesObstacle:
+        records = [segment.record for segment in segments]
+        return codes_from_folder(self.path / CODES, self.catalog, self.info, records)
 
     def _checked_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         queries = np.atleast_2d(np.asarray(vectors, np.float64))

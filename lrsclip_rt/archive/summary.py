@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrsclip_rt.archive.codes_summary import search_facts
 from lrsclip_rt.archive.footprints import Bbox
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.archive.times import text_from_time_us
@@ -37,6 +38,7 @@ class ArchiveSummary:
         last_time: Latest time.
         rows_without_time: Rows without one.
         bytes: Size of all files [bytes].
+        search: How it is searched: exactly or by codes, with the recall that was measured.
     """
 
     path: str
@@ -58,6 +60,7 @@ class ArchiveSummary:
     last_time: str | None
     rows_without_time: int
     bytes: int
+    search: dict[str, Any]
 
 
 def summary_from_archive(archive: Archive) -> ArchiveSummary:
@@ -95,6 +98,7 @@ def summary_from_archive(archive: Archive) -> ArchiveSummary:
         last_time=None if last is None else text_from_time_us(last),
         rows_without_time=one("SELECT count(*) FROM tiles WHERE time_us IS NULL"),
         bytes=_size_of_folder(archive.path),
+        search=search_facts(archive),
     )
 
 

@@ -1,186 +1,102 @@
-"""The growing end of an archive: the segment files behind the last committed row."""
+"""The growing end of an archive, as a new writer takes it up: what an interrupted one left is cut off."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sqlite3
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lrsclip_rt.archive.appending import SegmentAppender
 from lrsclip_rt.archive.records import Producer
-from lrsclip_rt.archive.segments import ColumnFiles, check_length, column_path, columns_of
+from lrsclip_rt.archive.schema import ArchiveInfo
+from lrsclip_rt.archive.segments import ColumnFiles, check_length, column_path, columns_of, sync_folder
 from lrsclip_rt.errors import ArchiveCorruptError
 
-__all__ = ["SegmentTail"]
+__all__ = ["next_segment", "segment_of_file", "take_up_tail", "unlink_segments"]
 
-_SEGMENT_FILE = re.compile(r"(\d{6,})\.[a-z0-9]+")
+_SEGMENT_FILE = re.compile(r"(\d{6,})\..+")
 
 
-class SegmentTail:
-    """Appends rows to the last segment, begins new ones, and keeps the checksums.
-
-    Making one cuts off what an interrupted writer left behind the committed rows.
+def take_up_tail(
+    database: sqlite3.Connection, folder: Path, info: ArchiveInfo, producer: Producer
+) -> SegmentAppender:
+    """Tidy up behind the last commit and go on from there.
 
     Args:
         database: The writer's connection.
         folder: The ``segments`` folder.
-        dim: D.
-        producer: What computes the rows; a segment holds rows of one producer.
-        segment_rows: Most rows of a segment.
-        block_rows: Rows behind one checksum.
+        info: Of the archive.
+        producer: What computes the rows to come.
 
     Raises:
         ArchiveCorruptError: If a file is shorter than the committed rows, or these disagree with the tiles.
     """
+    folder.mkdir(exist_ok=True)
+    # Its own name must be on the disk before a commit relies on what is in it.
+    sync_folder(folder.parent)
+    dim = info.model.dim
+    records = database.execute("SELECT segment, rows FROM segments ORDER BY segment").fetchall()
+    for number, rows in records:
+        for column in columns_of(dim):
+            check_length(column_path(folder, number, column.name), rows * column.row_bytes)
+    number, rows = records[-1] if records else (0, 0)
+    _check_last_row(database, folder, number, rows)
+    unlink_segments(folder, keep={record[0] for record in records})
+    appender = SegmentAppender(database, folder, info, producer, next_number=next_segment(database))
+    if records:
+        files = ColumnFiles(folder, number, dim)
+        files.truncate(rows)
+        files.close()
+        if _producer_of(database, number) == producer:
+            appender.go_on(number, rows)
+    return appender
 
-    def __init__(
-        self,
-        database: sqlite3.Connection,
-        folder: Path,
-        dim: int,
-        producer: Producer,
-        *,
-        segment_rows: int,
-        block_rows: int,
-    ) -> None:
-        self._database = database
-        self._folder = folder
-        self._dim = dim
-        self._producer = producer
-        self._segment_rows = segment_rows
-        self._block_rows = block_rows
-        self._files: list[ColumnFiles] = []
-        self._crc: dict[tuple[int, int, str], list[int]] = {}
-        self.number, self.row = 0, 0
-        self.committed_rows = 0
-        self.pending_rows = 0
-        self._take_up()
 
-    def room(self, wanted: int) -> int:
-        """How many of ``wanted`` rows fit in the current segment; begins a new one where it is full."""
-        if not self._files or self.row >= self._segment_rows:
-            self.number, self.row = self.number + 1, 0
-            by = self._producer
-            self._database.execute(
-                "INSERT INTO segments (segment, rows, precision, backend, gate_passed)"
-                " VALUES (?, 0, ?, ?, ?)",
-                (self.number, by.precision, by.backend, int(by.gate_passed)),
-            )
-            self._files.append(ColumnFiles(self._folder, self.number, self._dim))
-            self._files[-1].truncate(0)
-        return min(wanted, self._segment_rows - self.row)
+def next_segment(database: sqlite3.Connection) -> int:
+    """A number that no segment has or had: readers may still hold what was compacted away."""
+    query = (
+        "SELECT 1 + max((SELECT coalesce(max(segment), 0) FROM segments),"
+        " (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM info WHERE key = 'last_segment'))"
+    )
+    return int(database.execute(query).fetchone()[0])
 
-    def append(self, columns: Mapping[str, NDArray[Any]], count: int) -> None:
-        """Write ``count`` rows, which ``room`` has allowed; they are not durable yet."""
-        self._files[-1].write(self.row, columns)
-        self._extend_checksums(columns, count)
-        self.row += count
-        self.pending_rows += count
 
-    def sync(self) -> None:
-        """Bring all rows to the disk, then name them in the open transaction."""
-        for files in self._files:
-            files.sync()
-        for files in self._files[:-1]:
-            self._record_rows(files.number, self._segment_rows)
-        if self._files:
-            self._record_rows(self.number, self.row)
-        self._database.executemany(
-            "INSERT OR REPLACE INTO blocks (segment, block, column_name, rows, crc32) VALUES (?, ?, ?, ?, ?)",
-            [(*key, *state) for key, state in self._crc.items()],
+def segment_of_file(path: Path) -> int | None:
+    """The number of the segment that a file belongs to.
+
+    Example:
+        >>> segment_of_file(Path("segments/000012.f16")), segment_of_file(Path("segments/notes"))
+        (12, None)
+    """
+    match = _SEGMENT_FILE.fullmatch(path.name)
+    return None if match is None else int(match.group(1))
+
+
+def unlink_segments(folder: Path, *, keep: set[int]) -> None:
+    """Remove the files of all segments but those to keep; who has mapped them goes on reading them."""
+    for path in folder.iterdir():
+        number = segment_of_file(path)
+        if number is not None and number not in keep:
+            path.unlink()
+
+
+def _check_last_row(database: sqlite3.Connection, folder: Path, number: int, rows: int) -> None:
+    """Before anything is cut off: the last tile or dead row agrees where the committed rows end."""
+    tile = database.execute(
+        "SELECT segment, row FROM tiles ORDER BY segment DESC, row DESC LIMIT 1"
+    ).fetchone()
+    dead = database.execute(
+        "SELECT segment, first_row + rows - 1 FROM deletions ORDER BY segment DESC, first_row DESC LIMIT 1"
+    ).fetchone()
+    last = max((position for position in (tile, dead) if position is not None), default=None)
+    if last is not None and tuple(last) != (number, rows - 1):
+        raise ArchiveCorruptError(
+            f"{folder.parent}: the database counts {rows} rows in segment {number}, but its "
+            f"last tile is row {last[1]} of segment {last[0]}. Restore it from a copy, or index again"
         )
 
-    def committed(self) -> None:
-        """The transaction ended well: its rows are the archive's now."""
-        for files in self._files[:-1]:
-            files.close()
-        del self._files[:-1]
-        self.committed_rows += self.pending_rows
-        self.pending_rows = 0
-        self._remember()
 
-    def drop_pending(self) -> None:
-        """Cut off what the last commit does not name."""
-        number, row = self._committed_at
-        for files in self._files:
-            with contextlib.suppress(OSError):
-                files.truncate(row if files.number == number else 0)
-
-    def close(self) -> None:
-        """Close the files."""
-        for files in self._files:
-            files.close()
-        self._files = []
-
-    def _take_up(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        records = self._database.execute("SELECT segment, rows FROM segments ORDER BY segment").fetchall()
-        for number, rows in records:
-            for column in columns_of(self._dim):
-                check_length(column_path(self._folder, number, column.name), rows * column.row_bytes)
-        self.committed_rows = sum(rows for _, rows in records)
-        self.number = records[-1][0] if records else 0
-        self._check_last_row(records[-1][1] if records else 0)
-        self._remove_unnamed_segments()
-        if records:
-            files = ColumnFiles(self._folder, self.number, self._dim)
-            files.truncate(records[-1][1])
-            if self._is_ours(self.number):
-                self.row = records[-1][1]
-                self._files = [files]
-                self._load_block(self.row // self._block_rows)
-            else:
-                files.close()
-        self._remember()
-
-    def _check_last_row(self, rows: int) -> None:
-        """Before anything is cut off: the last tile agrees where the committed rows end."""
-        query = "SELECT segment, row FROM tiles ORDER BY segment DESC, row DESC LIMIT 1"
-        last = self._database.execute(query).fetchone()
-        if last is not None and last != (self.number, rows - 1):
-            raise ArchiveCorruptError(
-                f"{self._folder.parent}: the database counts {rows} rows in segment {self.number}, but its "
-                f"last tile is row {last[1]} of segment {last[0]}. Restore it from a copy, or index again"
-            )
-
-    def _remove_unnamed_segments(self) -> None:
-        for path in self._folder.iterdir():
-            match = _SEGMENT_FILE.fullmatch(path.name)
-            if match is not None and int(match.group(1)) > self.number:
-                path.unlink()
-
-    def _is_ours(self, number: int) -> bool:
-        query = "SELECT precision, backend, gate_passed FROM segments WHERE segment = ?"
-        precision, backend, passed = self._database.execute(query, (number,)).fetchone()
-        return Producer(precision, backend, bool(passed)) == self._producer
-
-    def _load_block(self, block: int) -> None:
-        query = "SELECT column_name, rows, crc32 FROM blocks WHERE segment = ? AND block = ?"
-        for name, rows, crc in self._database.execute(query, (self.number, block)):
-            self._crc[self.number, block, name] = [rows, crc]
-
-    def _extend_checksums(self, columns: Mapping[str, NDArray[Any]], count: int) -> None:
-        start = 0
-        while start < count:
-            block, filled = divmod(self.row + start, self._block_rows)
-            stop = min(count, start + self._block_rows - filled)
-            for name, values in columns.items():
-                state = self._crc.setdefault((self.number, block, name), [0, 0])
-                state[0] = filled + stop - start
-                state[1] = zlib.crc32(np.ascontiguousarray(values[start:stop]).data.cast("B"), state[1])
-            start = stop
-
-    def _record_rows(self, number: int, rows: int) -> None:
-        self._database.execute("UPDATE segments SET rows = ? WHERE segment = ?", (rows, number))
-
-    def _remember(self) -> None:
-        """Where the committed rows end; of the checksums only the last, unfinished block is still needed."""
-        self._committed_at = (self.number, self.row)
-        block = self.row // self._block_rows
-        self._crc = {key: state for key, state in self._crc.items() if key[:2] == (self.number, block)}
+def _producer_of(database: sqlite3.Connection, number: int) -> Producer:
+    query = "SELECT precision, backend, gate_passed FROM segments WHERE segment = ?"
+    precision, backend, passed = database.execute(query, (number,)).fetchone()
+    return Producer(precision, backend, bool(passed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,18 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.catalog import Catalog
-from lrsclip_rt.archive.guarding import DAMAGE
+from lrsclip_rt.archive.guarding import DAMAGE, reading
 from lrsclip_rt.archive.ids import tile_id
 from lrsclip_rt.archive.records import SegmentRecord
 from lrsclip_rt.archive.schema import DATABASE, MODEL, SEGMENTS, connect_to_read, read_info
-from lrsclip_rt.archive.segments import Column, column_path, columns_of, int8_from_rows
+from lrsclip_rt.archive.segments import (
+    Column,
+    alive_from_runs,
+    column_path,
+    columns_of,
+    int8_from_rows,
+)
+from lrsclip_rt.archive.tail import segment_of_file
 from lrsclip_rt.archive.times import NO_TIME
 from lrsclip_rt.errors import ArchiveError, BundleError
 from lrsclip_rt.tiles import Window
 
 __all__ = ["Finding", "VerifyReport", "verify_archive"]
 
-_SEGMENT_FILE = re.compile(r"(\d{6,})\.[a-z0-9]+")
 _TILES_AT_ONCE = 10_000
 
 
@@ -65,13 +71,16 @@ def verify_archive(path: str | Path, *, progress: Callable[[int], None] | None =
     folder = Path(path)
     if not (folder / DATABASE).is_file():
         raise ArchiveError(f"{folder} is no archive: it holds no {DATABASE}")
-    database = connect_to_read(folder)
-    try:
-        verifier = _Verifier(folder, database, progress or (lambda _: None))
-        findings = tuple(verifier.findings())
-        return VerifyReport(verifier.rows, verifier.bytes, findings)
-    finally:
-        database.close()
+    while True:
+        database = connect_to_read(folder)
+        try:
+            verifier = _Verifier(folder, database, progress or (lambda _: None))
+            findings = tuple(verifier.findings())
+        finally:
+            database.close()
+        # A compaction that took files away meanwhile is no damage: look again.
+        if not any(finding.damage for finding in findings) or not verifier.outdated():
+            return VerifyReport(verifier.rows, verifier.bytes, findings)
 
 
 class _Verifier:
@@ -83,9 +92,21 @@ class _Verifier:
         self._dim = info.model.dim
         self._block_rows = info.block_rows
         self._identity = info.model.identity
+        # One transaction, so that a writer at work does not look like damage.
+        with reading(folder / DATABASE):
+            database.execute("BEGIN")
         self._segments = Catalog(database, folder / DATABASE).segments()
-        self.rows = sum(segment.rows for segment in self._segments)
+        self.rows = sum(segment.living for segment in self._segments)
         self.bytes = 0
+
+    def outdated(self) -> bool:
+        """Whether a segment that was looked at is no segment any more."""
+        database = connect_to_read(self._folder)
+        try:
+            now = {segment.number for segment in Catalog(database, self._folder / DATABASE).segments()}
+        finally:
+            database.close()
+        return not {segment.number for segment in self._segments} <= now
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, file by file."""
@@ -97,6 +118,8 @@ class _Verifier:
                 if not torn:
                     yield from self._check_tiles(segment)
             yield from self._check_counts()
+        except FileNotFoundError as error:
+            yield Finding(f"{SEGMENTS}/{Path(str(error.filename)).name}", "is missing")
         except DAMAGE as error:
             yield Finding(DATABASE, f"cannot be understood ({type(error).__name__}: {error})")
         yield from self._check_unnamed()
@@ -159,18 +182,20 @@ class _Verifier:
             " west, south, east, north, tiles.time_us, content_sha256"
             " FROM tiles JOIN sources USING (source) WHERE segment = ? ORDER BY row"
         )
+        living = np.flatnonzero(alive_from_runs(segment))
         cursor = self._database.execute(query, (segment.number,))
-        expected = 0
+        checked = 0
         while records := cursor.fetchmany(_TILES_AT_ONCE):
             rows = np.array([record[0] for record in records])
-            if rows[0] != expected or (np.diff(rows) != 1).any() or rows[-1] >= segment.rows:
-                what = f"the tiles of segment {segment.number} do not match its rows one to one"
+            expected = living[checked : checked + len(rows)]
+            if not np.array_equal(rows, expected):
+                what = f"the tiles of segment {segment.number} do not match its living rows one to one"
                 yield Finding(DATABASE, what)
                 return
-            expected = int(rows[-1]) + 1
+            checked += len(rows)
             yield from self._check_part(segment, {key: array[rows] for key, array in arrays.items()}, records)
-        if expected != segment.rows:
-            missing = segment.rows - expected
+        if checked != len(living):
+            missing = len(living) - checked
             yield Finding(DATABASE, f"{missing} rows of segment {segment.number} have no tile")
 
     def _check_part(
@@ -179,7 +204,6 @@ class _Verifier:
         def number(index: int, missing: float) -> list[Any]:
             return [missing if record[index] is None else record[index] for record in records]
 
-        first = records[0][0]
         told = {
             "source": np.array(number(2, 0)),
             "level": np.array(number(3, 0)),
@@ -191,7 +215,7 @@ class _Verifier:
         for name, values in told.items():
             same = (columns[name] == values) | ((columns[name] != columns[name]) & (values != values))
             if not same.all():
-                row = first + int(np.argmin(same.reshape(len(records), -1).all(axis=1)))
+                row = records[int(np.argmin(same.reshape(len(records), -1).all(axis=1)))][0]
                 file = f"{SEGMENTS}/{segment.number:06d}.{name}"
                 yield Finding(file, f"row {row} is not what its tile or its float16 row says")
         for record in records:
@@ -201,7 +225,7 @@ class _Verifier:
     def _check_counts(self) -> Iterator[Finding]:
         (tiles,) = self._database.execute("SELECT count(*) FROM tiles").fetchone()
         if tiles != self.rows:
-            yield Finding(DATABASE, f"it names {tiles} tiles for {self.rows} rows")
+            yield Finding(DATABASE, f"it names {tiles} tiles for {self.rows} living rows")
         query = "SELECT coalesce(sum(1 + (west > east)), 0) FROM tiles WHERE west IS NOT NULL"
         (expected,) = self._database.execute(query).fetchone()
         (boxes,) = self._database.execute("SELECT count(*) FROM tile_boxes").fetchone()
@@ -212,10 +236,14 @@ class _Verifier:
         named = {segment.number for segment in self._segments}
         folder = self._folder / SEGMENTS
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            match = _SEGMENT_FILE.fullmatch(path.name)
-            if match is not None and int(match.group(1)) not in named and path.stat().st_size:
-                rest = f"{path.stat().st_size} bytes that no commit names; the next writer removes them"
-                yield Finding(f"{SEGMENTS}/{path.name}", rest, damage=False)
+            number = segment_of_file(path)
+            if number is None or number in named:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a writer at work may have removed it
+                size = path.stat().st_size
+                rest = f"{size} bytes that no commit names; the next writer removes them"
+                if size:
+                    yield Finding(f"{SEGMENTS}/{path.name}", rest, damage=False)
 
     def _check_model(self) -> Iterator[Finding]:
         from lrsclip_rt.bundle import Bundle

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.footprints import Bbox, boxes_of, check_bbox
+from lrsclip_rt.archive.area import Area
+from lrsclip_rt.archive.conditions import Condition
+from lrsclip_rt.archive.footprints import Bbox, boxes_of, check_bbox, rings_from_bbox, rings_meet_bbox
+from lrsclip_rt.archive.records import NewTile
 from lrsclip_rt.archive.segments import Segment
 from lrsclip_rt.archive.times import NO_TIME, TimeLike, interval_us
 from lrsclip_rt.errors import InputError
 
-__all__ = ["Where", "inside_box", "passing_rows", "touching_box"]
+__all__ = ["Where", "inside_box", "lies_in", "passing_rows", "touching_box"]
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
     """Conditions that all have to hold; those left out do not matter.
 
-    Rows without a place never pass ``bbox``; rows without a time never pass ``start`` or ``end``.
+    Rows without a place never pass ``bbox`` or ``aoi``; rows without a time never pass ``start`` or ``end``;
+    rows of sources without a key never pass a condition on it.
 
     Attributes:
         bbox: west, south, east, north [deg] that the footprint must touch; west > east crosses the
@@ -29,6 +33,8 @@ class Where:
         end: First moment that no longer passes; a bare date is that whole day, which passes.
         sources: Paths of sources, whole or relative to their root, or shell patterns of these; any of them.
         metadata: Keys and values that the source must have.
+        aoi: Polygons that the footprint must share a point with.
+        conditions: What the source's metadata must fulfil, such as ``"eo:cloud_cover<=20"``.
 
     Raises:
         InputError: If a value is malformed, or the end does not lie behind the start.
@@ -43,12 +49,18 @@ class Where:
     end: TimeLike | None = None
     sources: Sequence[str] | None = None
     metadata: Mapping[str, str] | None = None
+    aoi: Area | None = None
+    conditions: Sequence[Condition | str] | None = None
 
     def __post_init__(self) -> None:
         if self.bbox is not None:
             object.__setattr__(self, "bbox", check_bbox(self.bbox))
         if isinstance(self.sources, str):
             raise InputError(f"sources is a list of paths or patterns, got the text {self.sources!r}")
+        if isinstance(self.conditions, str):
+            raise InputError(f"conditions is a list of them, got the text {self.conditions!r}")
+        if self.conditions is not None:
+            object.__setattr__(self, "conditions", self.parsed_conditions)
         start, end = self.interval
         if start is not None and end is not None and start >= end:
             raise InputError(f"end {self.end} must lie behind start {self.start}: no moment is in between")
@@ -66,9 +78,25 @@ class Where:
         return start, end
 
     @property
+    def parsed_conditions(self) -> tuple[Condition, ...]:
+        """``conditions``, those given as texts parsed."""
+        given = self.conditions or ()
+        return tuple(c if isinstance(c, Condition) else Condition.from_text(c) for c in given)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of metadata without which a source cannot pass."""
+        return (*(self.metadata or ()), *(condition.key for condition in self.parsed_conditions))
+
+    @property
     def is_empty(self) -> bool:
         """Whether every row passes."""
         return self == Where()
+
+    @property
+    def asks_for_place(self) -> bool:
+        """Whether rows without a place cannot pass."""
+        return self.bbox is not None or self.aoi is not None
 
     @property
     def asks_for_time(self) -> bool:
@@ -87,6 +115,9 @@ def passing_rows(where: Where, segment: Segment, sources: NDArray[np.int64] | No
     passing = np.ones(segment.record.rows, bool)
     if where.box is not None:
         passing &= touching_box(segment.box, where.box)
+    if where.aoi is not None:
+        rows = np.flatnonzero(passing)
+        passing[rows] = where.aoi.may_meet(segment.box[rows])
     start, end = where.interval
     if where.asks_for_time:
         passing &= segment.time != NO_TIME
@@ -130,3 +161,18 @@ def inside_box(box: Bbox, bbox: Bbox) -> bool:
         )
         for part in boxes_of(box)
     )
+
+
+def lies_in(tile: NewTile, where: Where) -> bool:
+    """Whether a tile that passed by its box lies in the place asked for, by its footprint.
+
+    A box alone decides where there is no footprint, or where it lies wholly in the box asked for.
+    """
+    if not where.asks_for_place:
+        return True
+    if tile.bbox is None:
+        return False
+    box, rings = where.box, tile.footprint
+    if box is not None and rings and not inside_box(tile.bbox, box) and not rings_meet_bbox(rings, box):
+        return False
+    return where.aoi is None or where.aoi.meets(rings or rings_from_bbox(tile.bbox))

@@ -1,17 +1,26 @@
 """The one writer of an archive: append, commit, and nothing acknowledged is ever lost.
 
 Rows are written to the segment files as they come and named in a database transaction that stays open.
-``commit`` brings the files to the disk first and ends the transaction after, so a row that the
-database names is there. A writer that dies leaves rows that no transaction names; readers
-do not see them and the next writer cuts them off.
+What reaches the disk, in this order:
+
+- creation: the new folders in their parents, the text tower, ``archive.db`` with its tables in one
+  transaction, the archive folder;
+- opening: the archive folder once more, because a creator that died may not have come so far;
+- commit: every column file that has new rows (``fsync``), the ``segments`` folder where their names are, then
+  the transaction (SQLite, WAL, ``synchronous = FULL``: the log is on the disk when COMMIT returns);
+- delete: the transaction alone, since no file changes;
+- compact: the new segments' files, the ``segments`` folder, the transaction that names them in place of the
+  old ones; only then are the old files removed, and whether that reaches the disk does not matter.
+
+So a row that the database names is there, and a row that it does not name is not seen. A writer that dies
+leaves rows or files that no transaction names; the next writer cuts them off.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,24 +29,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.archive.catalog import Catalog
+from lrsclip_rt.archive.compacting import CompactReport, compact_segments
 from lrsclip_rt.archive.creation import BLOCK_ROWS, SEGMENT_ROWS, check_folder, create_archive
-from lrsclip_rt.archive.footprints import boxes_of, wkb_from_rings
+from lrsclip_rt.archive.deleting import delete_sources
 from lrsclip_rt.archive.guarding import reading
 from lrsclip_rt.archive.ids import tile_id
 from lrsclip_rt.archive.locking import WriterLock
-from lrsclip_rt.archive.records import ContentRecord, Location, ModelRecord, NewTile, Producer
-from lrsclip_rt.archive.schema import DATABASE, SEGMENTS, connect_to_write, read_info
+from lrsclip_rt.archive.records import ContentRecord, Location, ModelRecord, NewTile, Producer, SegmentRecord
+from lrsclip_rt.archive.relocating import Relocation, relocate_roots
+from lrsclip_rt.archive.schema import (
+    DATABASE,
+    SEGMENTS,
+    ArchiveInfo,
+    connect_to_read,
+    connect_to_write,
+    is_created,
+    migrate,
+    read_info,
+)
 from lrsclip_rt.archive.segments import columns_from_rows
-from lrsclip_rt.archive.tail import SegmentTail
+from lrsclip_rt.archive.source_tables import (
+    add_source,
+    put_grid,
+    put_location,
+    put_metadata,
+    source_number,
+)
+from lrsclip_rt.archive.tail import take_up_tail, unlink_segments
+from lrsclip_rt.archive.tile_tables import TileNames, checked_rows, known_ids
 from lrsclip_rt.errors import ArchiveError, ArchiveModelError, InputError
 
 if TYPE_CHECKING:
     from lrsclip_rt.bundle import Bundle
 
 __all__ = ["ArchiveWriter"]
-
-UNIT_TOLERANCE = 1e-2
-"""How far the length of a row may be from 1: vectors of a model are unit rows up to rounding."""
 
 
 class ArchiveWriter:
@@ -95,16 +121,12 @@ class ArchiveWriter:
             with reading(self.path / DATABASE):
                 info = read_info(self.path, self._database)
                 self._check_model(info.model)
-                self._tail = SegmentTail(
-                    self._database,
-                    self.path / SEGMENTS,
-                    model.dim,
-                    producer,
-                    segment_rows=info.segment_rows,
-                    block_rows=info.block_rows,
-                )
-                query = "SELECT coalesce(max(tile), 0) + 1 FROM tiles"
-                (self._next_tile,) = self._database.execute(query).fetchone()
+                migrate(self._database)
+                self._info = info
+                self._segments = self.path / SEGMENTS
+                self._appender = take_up_tail(self._database, self._segments, info, producer)
+                self._names = TileNames(self._database)
+                self._count_rows()
                 self._open, self._uncertain = True, False
         except OSError as error:
             self._database.close()
@@ -125,21 +147,54 @@ class ArchiveWriter:
             self.commit()
         self.close()
 
+    @classmethod
+    def of_existing(cls, path: str | Path) -> ArchiveWriter:
+        """A writer for an archive that is there, of the model that it records: to delete and to compact.
+
+        Raises:
+            ArchiveError: If there is none, or it cannot be written.
+            ArchiveLockedError: If another writer is at work.
+            ArchiveCorruptError: If a segment is shorter than its record.
+        """
+        folder = Path(path)
+        if not is_created(folder):
+            raise ArchiveError(f"{folder} is no archive. Make one: lrsclip index SOURCE -a {folder}")
+        database = connect_to_read(folder)
+        try:
+            info = read_info(folder, database)
+            records = Catalog(database, folder / DATABASE).segments()
+        finally:
+            database.close()
+        return cls(folder, info.model, records[-1].producer if records else Producer("fp32", "none"))
+
     @property
     def rows(self) -> int:
-        """Committed rows of the archive."""
-        return self._tail.committed_rows
+        """Committed rows of the archive that were not deleted."""
+        return self._rows
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can go on; a disk that refuses closes it."""
+        return self._open
+
+    @property
+    def info(self) -> ArchiveInfo:
+        """The archive's facts."""
+        return self._info
+
+    @property
+    def segments(self) -> tuple[SegmentRecord, ...]:
+        """Segments with committed rows, and with those that the open transaction names."""
+        return Catalog(self._database, self.path / DATABASE).segments()
 
     @property
     def pending_rows(self) -> int:
         """Rows appended since the last commit."""
-        return self._tail.pending_rows
+        return self._appender.pending_rows
 
     def source_number(self, content_sha256: str) -> int | None:
         """The number of a source that the archive holds already."""
-        query = "SELECT source FROM sources WHERE content_sha256 = ?"
-        found = self._database.execute(query, (content_sha256,)).fetchone()
-        return None if found is None else int(found[0])
+        return source_number(self._database, content_sha256)
 
     def add_source(self, content: ContentRecord) -> int:
         """The number of a source, which is added where its content is new.
@@ -147,29 +202,8 @@ class ArchiveWriter:
         Raises:
             ArchiveError: If the content is there but its pixels were read in another way.
         """
-        reading = json.dumps(dict(content.reading), sort_keys=True)
         with self._writing():
-            known = self.source_number(content.content_sha256)
-            if known is not None:
-                self._check_reading(known, reading)
-                return known
-            transform = None if content.transform is None else json.dumps(list(content.transform))
-            cursor = self._database.execute(
-                "INSERT INTO sources (content_sha256, size_bytes, width, height, crs, transform, gsd_m,"
-                " time_us, reading) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    content.content_sha256,
-                    content.size_bytes,
-                    content.width,
-                    content.height,
-                    content.crs,
-                    transform,
-                    content.gsd_m,
-                    content.time_us,
-                    reading,
-                ),
-            )
-            return int(cursor.lastrowid or 0)
+            return add_source(self._database, content)
 
     def add_location(self, source: int, location: Location) -> int | None:
         """Record where a source lies.
@@ -178,22 +212,72 @@ class ArchiveWriter:
             The number of the source that lay at the same path before, or None: its file was replaced.
         """
         with self._writing():
-            root = self._root(location.root)
-            query = "SELECT source FROM locations WHERE root = ? AND path = ?"
-            before = self._database.execute(query, (root, location.path)).fetchone()
-            self._database.execute(
-                "INSERT OR REPLACE INTO locations (root, path, source, mtime_ns) VALUES (?, ?, ?, ?)",
-                (root, location.path, source, location.mtime_ns),
-            )
-        return int(before[0]) if before is not None and before[0] != source else None
+            return put_location(self._database, source, location)
+
+    def has_locations(self, source: int) -> bool:
+        """Whether a source lies anywhere, by what is committed or pending."""
+        query = "SELECT 1 FROM locations WHERE source = ? LIMIT 1"
+        return self._database.execute(query, (source,)).fetchone() is not None
 
     def add_metadata(self, source: int, metadata: Mapping[str, str]) -> None:
         """Record keys and values of a source; a key that it has gets the new value."""
         with self._writing():
-            self._database.executemany(
-                "INSERT OR REPLACE INTO metadata (source, key, value) VALUES (?, ?, ?)",
-                [(source, key, value) for key, value in metadata.items()],
-            )
+            put_metadata(self._database, source, metadata)
+
+    def delete_source(self, number: int) -> int:
+        """Delete a source with its tiles and all that is said about it; see ``delete_sources``."""
+        return self.delete_sources([number])
+
+    def delete_sources(self, numbers: Iterable[int]) -> int:
+        """Delete sources: their rows are dead from the next commit on, and gone after ``compact``.
+
+        The same files can be indexed again and get the same tile ids.
+
+        Returns:
+            Rows that are dead now.
+
+        Raises:
+            InputError: If there is no source of a number.
+            ArchiveError: If the disk refuses; everything committed is intact and the writer is closed.
+        """
+        self._content = {}
+        with self._writing():
+            return delete_sources(self._database, numbers)
+
+    def relocate(self, old: str, new: str) -> list[Relocation]:
+        """Give roots another folder; see ``relocate_roots``.
+
+        Raises:
+            InputError: If no root is meant.
+            ArchiveError: If a path would stand for two sources, or the disk refuses.
+        """
+        with self._writing():
+            return relocate_roots(self._database, old, new)
+
+    def compact(self, *, progress: Callable[[int], None] | None = None) -> CompactReport:
+        """Commit, then rewrite segments without dead rows and join small ones; see ``compact_segments``.
+
+        Args:
+            progress: Called with the rows that were looked at.
+
+        Raises:
+            ArchiveCorruptError: If a segment does not match its checksums; nothing has changed then and the
+                writer is closed.
+            ArchiveError: If the disk refuses; everything committed is intact and the writer is closed.
+        """
+        self.commit()
+        self._appender.close()
+        try:
+            with self._writing():
+                report = compact_segments(
+                    self._database, self._segments, self._info, self._committing, progress
+                )
+                unlink_segments(self._segments, keep=set(report.segments_after))
+                self._appender = take_up_tail(self._database, self._segments, self._info, self.producer)
+        except BaseException:
+            self.close()
+            raise
+        return report
 
     def append(self, source: int, tiles: Sequence[NewTile], vectors: NDArray[np.floating[Any]]) -> int:
         """Append tiles of a source with their ``(N, D)`` unit rows; those that it has are left out.
@@ -205,7 +289,7 @@ class ArchiveWriter:
             InputError: If vectors and tiles do not fit each other or the archive.
             ArchiveError: If the disk refuses; everything committed is intact and the writer is closed.
         """
-        rows = self._checked_rows(vectors, len(tiles))
+        rows = checked_rows(vectors, len(tiles), self.model.dim)
         with self._writing():
             content = self._content_of(source)
             ids = [tile_id(content, tile.level, tile.window) for tile in tiles]
@@ -217,48 +301,38 @@ class ArchiveWriter:
             names, chosen = list(fresh), list(fresh.values())
             start = 0
             while start < len(chosen):
-                stop = start + self._tail.room(len(chosen) - start)
-                part = chosen[start:stop]
-                self._append_part(source, names[start:stop], [tiles[i] for i in part], rows[part])
+                stop = start + self._appender.room(len(chosen) - start)
+                part = [tiles[index] for index in chosen[start:stop]]
+                appender = self._appender
+                self._names.insert(source, names[start:stop], part, appender.number, appender.row)
+                appender.append(columns_from_rows(rows[chosen[start:stop]], part, source), len(part))
                 start = stop
         return len(chosen)
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of ``ids`` the archive holds, committed or pending."""
-        known: set[str] = set()
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            marks = ",".join("?" * len(part))
-            known.update(
-                row[0] for row in self._database.execute(f"SELECT id FROM tiles WHERE id IN ({marks})", part)
-            )
-        return known
+        return known_ids(self._database, ids)
 
     def finish_grid(self, source: int, *, level: int, overlap: float, windows: int, skipped: int) -> None:
         """Record that every window of a grid was embedded or skipped, so that it needs no second look."""
         with self._writing():
-            self._database.execute(
-                "INSERT OR REPLACE INTO grids (source, level, overlap, windows, skipped)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (source, level, overlap, windows, skipped),
-            )
+            put_grid(self._database, source, level=level, overlap=overlap, windows=windows, skipped=skipped)
 
     def commit(self) -> int:
         """Make everything so far durable and visible to readers.
 
         Returns:
-            Rows of the archive.
+            Living rows of the archive.
 
         Raises:
             ArchiveError: If the disk refuses; what was committed before is intact and the writer is closed.
         """
         with self._writing():
-            self._tail.sync()
-            # A commit that fails half-way may still stand in the log, so its rows must not be cut off.
-            self._uncertain = True
-            self._database.execute("COMMIT")
-            self._uncertain = False
-        self._tail.committed()
+            self._appender.sync()
+            with self._committing():
+                self._database.execute("COMMIT")
+        self._appender.committed()
+        self._count_rows()
         return self.rows
 
     def close(self) -> None:
@@ -270,8 +344,8 @@ class ArchiveWriter:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
         if not self._uncertain:
-            self._tail.drop_pending()
-        self._tail.close()
+            self._appender.drop_pending()
+        self._appender.close()
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
         self._lock.close()
@@ -312,43 +386,16 @@ class ArchiveWriter:
                 "make room and run the same command again, it goes on from there"
             ) from error
 
-    def _append_part(
-        self, source: int, ids: Sequence[str], tiles: Sequence[NewTile], rows: NDArray[np.float32]
-    ) -> None:
-        self._name_tiles(source, ids, tiles)
-        self._tail.append(columns_from_rows(rows, tiles, source), len(tiles))
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """A COMMIT that fails half-way may still stand in the log, so its rows must not be cut off."""
+        self._uncertain = True
+        yield
+        self._uncertain = False
 
-    def _name_tiles(self, source: int, ids: Sequence[str], tiles: Sequence[NewTile]) -> None:
-        records, boxes = [], []
-        for index, (identifier, tile) in enumerate(zip(ids, tiles, strict=True)):
-            number = self._next_tile + index
-            place = tile.bbox or (None,) * 4
-            footprint = wkb_from_rings(tile.footprint) if tile.footprint else None
-            name = (number, identifier, source, tile.level, *tile.window.as_list())
-            row = (self._tail.number, self._tail.row + index)
-            records.append((*name, *row, *place, footprint, tile.time_us, tile.nodata_fraction))
-            for west, south, east, north in boxes_of(tile.bbox) if tile.bbox else ():
-                boxes.append((west, east, south, north, number))
-        marks = ",".join("?" * 17)
-        self._database.executemany(f"INSERT INTO tiles VALUES ({marks})", records)
-        self._database.executemany(
-            "INSERT INTO tile_boxes (min_lon, max_lon, min_lat, max_lat, tile) VALUES (?, ?, ?, ?, ?)", boxes
-        )
-        self._next_tile += len(tiles)
-
-    # -- checks -----------------------------------------------------------------------------------
-
-    def _checked_rows(self, vectors: NDArray[np.floating[Any]], count: int) -> NDArray[np.float32]:
-        rows = np.asarray(vectors, dtype=np.float32)
-        if rows.shape != (count, self.model.dim):
-            raise InputError(
-                f"vectors {rows.shape} must be ({count}, {self.model.dim}): one row a tile, D of the archive"
-            )
-        lengths = np.sqrt(np.square(rows).sum(axis=1))
-        if count and not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
-            worst = int(np.argmax(np.where(np.isfinite(lengths), np.abs(lengths - 1), np.inf)))
-            raise InputError(f"row {worst} has length {lengths[worst]:.4g}; an archive holds unit rows")
-        return rows
+    def _count_rows(self) -> None:
+        query = "SELECT (SELECT total(rows) FROM segments) - (SELECT total(rows) FROM deletions)"
+        self._rows = int(self._database.execute(query).fetchone()[0])
 
     def _content_of(self, source: int) -> str:
         if source not in self._content:
@@ -358,24 +405,3 @@ class ArchiveWriter:
                 raise InputError(f"source {source} is not in {self.path}; add_source gives the number of one")
             self._content = {source: str(found[0])}
         return self._content[source]
-
-    def _check_reading(self, source: int, reading: str) -> None:
-        query = "SELECT reading FROM sources WHERE source = ?"
-        (held,) = self._database.execute(query, (source,)).fetchone()
-        if held != reading:
-            raise ArchiveError(
-                f"its pixels were read with {held} when it was indexed, now with {reading}. "
-                "Index it with the same options, or into another archive"
-            )
-
-    def _root(self, path: str) -> int:
-        found = self._database.execute("SELECT root FROM roots WHERE path = ?", (path,)).fetchone()
-        if found is not None:
-            return int(found[0])
-        taken = {row[0] for row in self._database.execute("SELECT name FROM roots")}
-        base = Path(path).name or "root"
-        name, count = base, 2
-        while name in taken:
-            name, count = f"{base}-{count}", count + 1
-        cursor = self._database.execute("INSERT INTO roots (name, path) VALUES (?, ?)", (name, path))
-        return int(cursor.lastrowid or 0)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrsclip_rt.cli.index import key_value_pairs
+from lrsclip_rt.cli.codes_reporting import tell_unused_codes
 from lrsclip_rt.cli.options import bundle_option, json_option, model_options, overwrite_option
-from lrsclip_rt.cli.output import emit, refuse_existing, report_failures
-from lrsclip_rt.errors import InputError
+from lrsclip_rt.cli.output import refuse_existing, report_failures
+from lrsclip_rt.cli.search_output import FORMATS, check_output, tell, write_answer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from lrsclip_rt.archive import Archive, Hits, Where
+    from lrsclip_rt.archive.conditions import Condition
+    from lrsclip_rt.archive.sentences import SentenceMatch
 
 __all__ = ["command"]
-
-_COLUMNS = ["rank", "score", "z", "id", "source", "window", "datetime", "bbox"]
 
 
 def _box(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -37,6 +37,18 @@ def _box(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tu
         raise click.BadParameter(f"{error}; expected W,S,E,N") from error
 
 
+def _conditions(
+    ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Condition, ...]:
+    from lrsclip_rt.archive.conditions import Condition
+    from lrsclip_rt.errors import InputError
+
+    try:
+        return tuple(Condition.from_text(text) for text in texts)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command("search")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("text", required=False)
@@ -44,16 +56,23 @@ def _box(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tu
 @click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Search by a picture.")
 @click.option("--like", multiple=True, metavar="ID", help="More like this hit; repeats.")
 @click.option("--unlike", multiple=True, metavar="ID", help="Less like this hit; repeats.")
+@click.option("--sentences", "by_sentence", is_flag=True, help="Say which sentence of TEXT matches where.")
 @click.option("--bbox", callback=_box, metavar="W,S,E,N", help="Only footprints that touch this box [deg].")
+@click.option(
+    "--aoi",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Only footprints that touch these polygons: GeoJSON, or GeoPackage in any CRS.",
+)
 @click.option("--since", metavar="DATE", help="Only from this moment on, UTC.")
 @click.option("--until", metavar="DATE", help="Only before this moment, UTC; a bare date is that whole day.")
 @click.option(
     "--where",
-    "metadata",
+    "conditions",
     multiple=True,
-    callback=key_value_pairs,
+    callback=_conditions,
     metavar="KEY=VALUE",
-    help="Only sources with this metadata; repeats.",
+    help="Only sources with this metadata; also !=, >=, <=, > and <; repeats.",
 )
 @click.option(
     "--source", "sources", multiple=True, metavar="PATTERN", help="Only sources at such a path; repeats."
@@ -62,20 +81,28 @@ def _box(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tu
 @click.option(
     "--min-score",
     type=float,
-    help="No match where the mean of the ten best cosines is lower.  [default for texts: the model's]",
+    help="No match where the mean of the best cosines is lower.  [default for texts: the model's]",
 )
+@click.option("--exact", is_flag=True, help="Score every row that passes, in a large archive too.")
 @click.option("--no-merge", is_flag=True, help="Show overlapping tiles one by one.")
+@click.option(
+    "--diverse",
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="Prefer hits that differ from each other: 0 not at all, 1 above all.",
+)
 @click.option(
     "--chips", type=click.Path(path_type=Path, file_okay=False), help="Write pictures of the hits here."
 )
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["rows", "geojson"]),
-    default="rows",
-    show_default=True,
-    help="Rows (table or JSON lines), or one GeoJSON feature collection.",
+    type=click.Choice(FORMATS),
+    help="rows: a table on a terminal, else JSON lines.  [default: by the ending of -o, else rows]",
 )
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the hits here.")
+@click.option("--schema", help="Schema of a postgresql:// archive.  [default: lrsclip]")
+@click.option("--approximate", is_flag=True, help="Use the approximate index of a postgresql:// archive.")
 @model_options
 @json_option
 @overwrite_option
@@ -86,16 +113,23 @@ def command(
     image: Path | None,
     like: tuple[str, ...],
     unlike: tuple[str, ...],
+    by_sentence: bool,
     bbox: tuple[float, ...] | None,
+    aoi: Path | None,
     since: str | None,
     until: str | None,
-    metadata: dict[str, str],
+    conditions: tuple[Condition, ...],
     sources: tuple[str, ...],
     k: int,
     min_score: float | None,
+    exact: bool,
     no_merge: bool,
+    diverse: float | None,
     chips: Path | None,
-    output_format: str,
+    output_format: str | None,
+    output: Path | None,
+    schema: str | None,
+    approximate: bool,
     backend: str,
     precision: str | None,
     device: str | None,
@@ -114,103 +148,181 @@ def command(
         lrsclip search archive/ "a harbour with many ships" --bbox -5,40,10,50 --since 2024-05-01 -k 20
     """
     from lrsclip_rt.archive import Archive, Where
+    from lrsclip_rt.archive.answer import Answer
+    from lrsclip_rt.archive.opening import measured_recall, open_archive
 
     if text is None and image is None and not like and not unlike:
         raise click.UsageError("nothing to search for: give TEXT, --image, --like or --unlike")
-    if chips is not None:
-        refuse_existing(chips, overwrite=overwrite)
-    where = Where(bbox=bbox, start=since, end=until, sources=sources or None, metadata=metadata or None)
+    if by_sentence and text is None:
+        raise click.UsageError("--sentences needs TEXT")
+    kind = check_output(output_format, output, as_json=as_json)
+    for target in (chips, output):
+        if target is not None:
+            refuse_existing(target, overwrite=overwrite)
+    words = sys.stdin.read() if text == "-" else text
+    where = Where(
+        bbox=bbox,
+        start=since,
+        end=until,
+        sources=sources or None,
+        aoi=_area(aoi),
+        conditions=conditions or None,
+    )
     opening = {"backend": backend, "precision": precision, "device": device, "threads": threads}
-    with Archive.open(archive) as opened:
-        parts = list(_parts(opened, text, image, like, unlike, bundle, opening))
-        threshold = min_score
-        if threshold is None and text is not None and len(parts) == 1:
-            threshold = _calibrated_threshold(opened)
-        hits = _search(opened, parts, k, where, merge=not no_merge, min_score=threshold)
-        _tell(hits, where, threshold)
-        if output_format == "geojson":
-            click.echo(json.dumps(_collection(hits), ensure_ascii=False))
-        else:
-            rows = [hit.as_row() for hit in hits]
-            emit(rows, columns=_COLUMNS, as_json=as_json)
-        failures = [] if chips is None else _write_chips(opened, hits, chips)
+    with open_archive(archive, schema=schema, approximate=approximate, bundle=bundle) as opened:
+        if approximate:
+            click.echo(measured_recall(opened), err=True)
+        if isinstance(opened, Archive):
+            opened.prepare()
+        question = _question(opened, words, image, like, unlike, bundle, opening, by_sentence)
+        threshold = question.threshold if min_score is None else min_score
+        hits = _search(
+            opened,
+            question,
+            k,
+            where,
+            merge=not no_merge,
+            min_score=threshold,
+            diverse=diverse,
+            exact=exact,
+        )
+        if isinstance(opened, Archive) and not exact:
+            tell_unused_codes(opened)
+        matches = _matches(opened, question, hits, where, threshold)
+        asked = _asked(bbox, aoi, since, until, conditions, sources, diverse)
+        answer = Answer(_title(words, image, like, unlike), hits, where, asked, threshold, matches)
+        tell(answer)
+        files, failures = (None, []) if chips is None else _write_chips(opened, hits, chips)
+        unread = write_answer(opened, answer, kind, output, files)
+        failures += [failure for failure in unread if failure not in failures]
     report_failures(failures)
     if failures:
         raise click.exceptions.Exit(1)
 
 
-def _parts(
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """Query vectors: of the text, of the picture, of the examples together; and of the text's sentences."""
+
+    parts: Sequence[NDArray[np.float32]]
+    threshold: float | None
+    sentences: Sequence[str] = ()
+    vectors: NDArray[np.float32] | None = None
+
+
+def _question(
     archive: Archive,
-    text: str | None,
+    words: str | None,
     image: Path | None,
     like: tuple[str, ...],
     unlike: tuple[str, ...],
     bundle: Path | None,
     opening: dict[str, Any],
-) -> Iterable[NDArray[np.float32]]:
-    """The query vectors: of the text, of the picture, of the examples together."""
+    by_sentence: bool,
+) -> _Question:
     from lrsclip_rt.archive.models import image_bundle, text_bundle
     from lrsclip_rt.archive.queries import examples_query
+    from lrsclip_rt.archive.sentences import split_sentences
     from lrsclip_rt.embedder import load
 
-    if text is not None:
-        words = sys.stdin.read() if text == "-" else text
+    parts: list[NDArray[np.float32]] = []
+    sentences: list[str] = []
+    vectors, threshold = None, None
+    if words is not None:
         model = load(text_bundle(archive), **opening)
-        yield model.embed_texts([words])[0]
+        threshold = model.bundle.manifest.presence_threshold
+        parts.append(model.embed_texts([words])[0])
         if model.cut_count:
             limit = model.spec.context_length
             click.echo(f"the text is longer than {limit} tokens; the rest was left out", err=True)
+        if by_sentence:
+            sentences = split_sentences(words)
+            vectors = model.embed_texts(sentences)
     if image is not None:
-        yield load(image_bundle(archive, bundle), **opening).embed_images([image])[0]
+        parts.append(load(image_bundle(archive, bundle), **opening).embed_images([image])[0])
     if like or unlike:
-        yield examples_query(
-            archive.vectors([archive.tile(identifier) for identifier in like]),
-            archive.vectors([archive.tile(identifier) for identifier in unlike]),
-        )
+        examples = (archive.vectors([archive.tile(name) for name in names]) for names in (like, unlike))
+        parts.append(examples_query(*examples))
+    # Calibrated on texts, the threshold says nothing about pictures and mixtures.
+    return _Question(parts, threshold if len(parts) == 1 else None, sentences, vectors)
 
 
 def _search(
-    archive: Archive, parts: list[Any], k: int, where: Where, *, merge: bool, min_score: float | None
+    archive: Archive,
+    question: _Question,
+    k: int,
+    where: Where,
+    *,
+    merge: bool,
+    min_score: float | None,
+    diverse: float | None,
+    exact: bool,
 ) -> Hits:
+    from lrsclip_rt.archive.diversity import diverse_hits, pool_size
     from lrsclip_rt.archive.queries import mixed_query
 
-    query = mixed_query(parts, archive.sample)
-    return archive.search(query[None], k, where, merge=merge, min_score=min_score)[0]
+    query = mixed_query(question.parts, archive.sample)
+    wanted = k if diverse is None else pool_size(k)
+    [hits] = archive.search(query[None], wanted, where, merge=merge, min_score=min_score, exact=exact)
+    return hits if diverse is None else diverse_hits(archive, hits, k, diverse)
 
 
-def _calibrated_threshold(archive: Archive) -> float | None:
-    """The presence threshold of the model; calibrated on texts, so it says nothing about pictures."""
-    from lrsclip_rt.archive.models import text_bundle
+def _matches(
+    archive: Archive, question: _Question, hits: Hits, where: Where, threshold: float | None
+) -> tuple[SentenceMatch, ...]:
+    from lrsclip_rt.archive.sentences import sentence_matches
 
-    return text_bundle(archive).manifest.presence_threshold
-
-
-def _tell(hits: Hits, where: Where, threshold: float | None) -> None:
-    """What rows cannot say, on stderr."""
-    if hits.without_place:
-        click.echo(f"{hits.without_place} rows have no place and were left out", err=True)
-    if hits.without_time:
-        click.echo(f"{hits.without_time} rows have no time and were left out", err=True)
-    if hits.present is False and hits.presence is not None:
-        click.echo(
-            f"no match: the mean of the ten best cosines is {hits.presence:.3f}, below {threshold:.3f}; "
-            "--min-score -1 shows the nearest all the same",
-            err=True,
-        )
-    elif not len(hits):
-        click.echo("no rows to search" if where.is_empty else "no row passes the filter", err=True)
+    if question.vectors is None:
+        return ()
+    return sentence_matches(
+        archive, hits, question.sentences, question.vectors, where=where, min_score=threshold
+    )
 
 
-def _collection(hits: Hits) -> dict[str, Any]:
-    return {"type": "FeatureCollection", "features": [hit.as_feature() for hit in hits]}
+def _area(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from lrsclip_rt.archive.area_files import area_from_file
+
+    return area_from_file(path)
 
 
-def _write_chips(archive: Archive, hits: Hits, folder: Path) -> list[tuple[str, str]]:
-    from lrsclip_rt.archive.chips import write_chips
+def _title(words: str | None, image: Path | None, like: Sequence[str], unlike: Sequence[str]) -> str:
+    """What was asked for, in words."""
+    parts = [] if words is None else [" ".join(words.split())]
+    if image is not None:
+        parts.append(f"like the picture {image.name}")
+    if like:
+        parts.append("more like " + ", ".join(name[:8] for name in like))
+    if unlike:
+        parts.append("less like " + ", ".join(name[:8] for name in unlike))
+    return "; ".join(parts)
 
-    try:
-        written, failures = write_chips(archive, hits, folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+def _asked(
+    bbox: tuple[float, ...] | None,
+    aoi: Path | None,
+    since: str | None,
+    until: str | None,
+    conditions: Sequence[Condition],
+    sources: Sequence[str],
+    diverse: float | None,
+) -> list[str]:
+    """The conditions for people."""
+    asked = [] if bbox is None else ["touching " + ", ".join(f"{degree:g}" for degree in bbox)]
+    asked += [] if aoi is None else [f"touching {aoi.name}"]
+    asked += [f"{word} {date}" for word, date in (("since", since), ("until", until)) if date is not None]
+    asked += [str(condition) for condition in conditions]
+    asked += [f"source {pattern}" for pattern in sources]
+    return asked if diverse is None else [*asked, f"diverse {diverse:g}"]
+
+
+def _write_chips(archive: Archive, hits: Hits, folder: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Pictures of the hits: their paths by id, and what could not be read."""
+    from lrsclip_rt.archive.chips import chip_name, write_chips
+
+    written, failures = write_chips(archive, hits, folder)
     click.echo(f"{len(written)} chips in {folder}", err=True)
-    return failures
+    pictures = {path.name: str(path) for path in written}
+    found = {hit.id: pictures.get(f"{chip_name(hit)}.png") for hit in hits}
+    return {name: path for name, path in found.items() if path is not None}, failures

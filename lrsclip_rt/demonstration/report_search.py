@@ -139,8 +139,8 @@ def absent_section(story: Story, book: PictureBook, images: OpenImages) -> Marku
         element(
             "p",
             "A search always answers with the nearest tiles. Whether a thing is there at all shows in how "
-            "near they are: lrsclip search --min-score S finds nothing where the ten best tiles stay below "
-            "S on average.",
+            "near they are: lrsclip search --min-score S finds nothing where the best tiles stay below S "
+            "on average.",
         ),
         card,
         id="absent",

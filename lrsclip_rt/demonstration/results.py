@@ -81,7 +81,7 @@ class Answer:
         text: The words, or what the example shows.
         places: Hits, best first.
         query_ms: From the words or the picture to the hits [ms].
-        presence: Mean cosine of the ten best rows; None for an empty archive.
+        presence: Mean cosine of the best rows; None for an empty archive.
         expected: The class asked for; None where no truth is known.
         scenes_with_it: Scenes that show it.
         example: The picture of a query by example, (h, w, 3) uint8.

@@ -94,8 +94,8 @@ def test_the_database_says_what_it_is(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "archive.db")
     assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     assert APPLICATION_ID.to_bytes(4, "big") == b"LRSA"
-    assert database.execute("PRAGMA user_version").fetchone() == (1,)
-    assert database.execute("SELECT value FROM info WHERE key = 'format_version'").fetchone() == ("1",)
+    assert database.execute("PRAGMA user_version").fetchone() == (2,)
+    assert database.execute("SELECT value FROM info WHERE key = 'format_version'").fetchone() == ("2",)
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     columns = [row[1] for row in database.execute("PRAGMA table_info(tiles)")]
     database.close()

@@ -101,11 +101,6 @@ def test_a_killed_writer_loses_nothing_and_leaves_nothing_half_done(tmp_path: Pa
     kill_again_and_again(tmp_path, 5, seed=time.time_ns() % 1000)
 
 
-@pytest.mark.slow
-def test_two_hundred_killed_writers_lose_nothing(tmp_path: Path) -> None:
-    kill_again_and_again(tmp_path, 200, seed=1)
-
-
 # -- full disks -----------------------------------------------------------------------------------
 
 
@@ -204,7 +199,7 @@ def test_a_torn_segment_is_refused_by_name_and_bytes(folder: Path, column: str) 
 
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
-    for statement in ("PRAGMA user_version = 2", "UPDATE info SET value = '7' WHERE key = 'format_version'"):
+    for statement in ("PRAGMA user_version = 3", "UPDATE info SET value = '7' WHERE key = 'format_version'"):
         copy = folder.with_name(statement[:3])
         shutil.copytree(folder, copy)
         database = sqlite3.connect(copy / "archive.db", isolation_level=None)
@@ -216,7 +211,7 @@ def test_a_newer_format_is_refused(folder: Path) -> None:
             lambda path: ArchiveWriter(path, makers.MODEL, makers.FP32),
         ):
             with pytest.raises(
-                ArchiveError, match=r"format_version [27], this lrsclip-rt reads up to 1. Upgrade"
+                ArchiveError, match=r"format_version [37], this lrsclip-rt reads up to 2. Upgrade"
             ):
                 use(copy)
 
@@ -296,6 +291,26 @@ def test_an_interrupted_creation_is_taken_up(tmp_path: Path, stage: str) -> None
     with Archive.open(folder) as archive:
         assert makers.contents(archive) == makers.expected_contents(range(2))
     assert not list(folder.glob(".model*"))
+
+
+def test_a_power_cut_in_the_first_moments_is_taken_up(tmp_path: Path) -> None:
+    """Before the write-ahead log is in use, SQLite leaves a rollback journal that a reader cannot apply."""
+    database = sqlite3.connect(tmp_path / "made.db", isolation_level=None)
+    database.execute("PRAGMA cache_size = 1")
+    database.execute("BEGIN")
+    database.execute("CREATE TABLE half (content)")
+    database.executemany("INSERT INTO half VALUES (?)", [(b"x" * 4000,)] * 50)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for suffix in ("", "-journal"):
+        shutil.copy(tmp_path / f"made.db{suffix}", folder / f"archive.db{suffix}")
+    database.close()
+    assert (folder / "archive.db").stat().st_size > 0
+    with pytest.raises(ArchiveError, match=r"never finished being created\. Run lrsclip"):
+        Archive.open(folder)
+    makers.write(folder, range(2))
+    with Archive.open(folder) as archive:
+        assert makers.contents(archive) == makers.expected_contents(range(2))
 
 
 def test_a_half_created_archive_says_so(tmp_path: Path) -> None:

@@ -544,6 +544,50 @@ def test_running_ahead_keeps_order_and_its_bound() -> None:
     assert taken == list(range(50))
 
 
+def test_running_ahead_is_bounded_by_weight_but_lets_a_heavy_item_pass_alone() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for weight in [3, 3, 3, 50, 3, 3, 3, 3]:
+            made.append(weight)
+            yield weight
+
+    ahead = run_ahead(items(), depth=100, weigh=lambda weight: weight, most=7)
+    taken: list[int] = []
+    for weight in ahead:
+        taken.append(weight)
+        time.sleep(0.02)
+        waiting = made[len(taken) :]
+        # One more is in the hands of the thread.
+        assert sum(waiting[:-1]) <= 7 or waiting[:-1] == [50]
+    assert taken == made == [3, 3, 3, 50, 3, 3, 3, 3]
+
+
+def test_a_run_that_is_stopped_keeps_what_arrived(inputs: Path, folder: Path, model: Embedder) -> None:
+    make_mixture(inputs)
+    stop = threading.Event()
+    options = IndexOptions(batch_size=5)
+    report = index_sources(folder, [inputs], model, options, stop=stop, progress=lambda _: stop.set())
+    assert report.rows == 5
+    with Archive.open(folder) as archive:
+        assert len(archive) == 5
+    rest = index_sources(folder, [inputs], model, options)
+    assert rest.archive_rows == 37
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lrsclip-")]
+
+
+def test_a_report_says_how_many_bytes_are_behind(inputs: Path, folder: Path, model: Embedder) -> None:
+    make_mixture(inputs)
+    total = sum(path.stat().st_size for path in inputs.iterdir())
+    seen: list[int] = []
+    options = IndexOptions(batch_size=4)
+    first = index_sources(folder, [inputs], model, options, progress=lambda r: seen.append(r.bytes_done))
+    assert seen == sorted(seen)
+    assert (first.bytes_done, first.bytes_known) == (total, 0)
+    again = index_sources(folder, [inputs], model, options)
+    assert (again.bytes_done, again.bytes_known) == (0, total)
+
+
 def test_an_error_ahead_comes_at_its_place_and_stopping_cleans_up() -> None:
     cleaned = []
 

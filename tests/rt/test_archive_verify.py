@@ -74,7 +74,7 @@ def test_a_swapped_file_of_the_right_length_is_found(folder: Path) -> None:
     ("statement", "expected"),
     [
         ("DELETE FROM tiles WHERE segment = 2 AND row = 9", "1 rows of segment 2 have no tile"),
-        ("DELETE FROM tiles WHERE segment = 1 AND row = 3", "do not match its rows one to one"),
+        ("DELETE FROM tiles WHERE segment = 1 AND row = 3", "do not match its living rows one to one"),
         ("UPDATE tiles SET id = 'ff' || substr(id, 3) WHERE tile = 7", "has not the id of its source"),
         ("UPDATE tiles SET row_off = row_off + 1 WHERE tile = 7", "has not the id of its source"),
         ("DELETE FROM tile_boxes WHERE box = 3", "R*Tree holds 29 boxes, its tiles have 30"),

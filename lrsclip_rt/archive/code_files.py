@@ -28,7 +28,7 @@ from lrsclip_rt.archive.codebooks import Codebook, groups_of, import_faiss
 from lrsclip_rt.archive.recall import Calibration
 from lrsclip_rt.archive.records import SegmentRecord
 from lrsclip_rt.archive.schema import ArchiveInfo
-from lrsclip_rt.errors import DependencyError
+from lrsclip_rt.errors import ArchiveCorruptError, DependencyError
 
 __all__ = [
     "CODES",
@@ -136,10 +136,6 @@ class Once:
             return self._made
 
 
-class _UnusableError(Exception):
-    """A file that does not count; the text says why."""
-
-
 def codes_from_folder(
     folder: Path, catalog: Catalog, info: ArchiveInfo, records: Iterable[SegmentRecord]
 ) -> Codes | CodesObstacle:
@@ -160,9 +156,9 @@ def codes_from_folder(
         faiss = import_faiss()
         manifest = read_manifest(folder)
         if (manifest.model_identity, manifest.dim) != (info.model.identity, info.model.dim):
-            raise _UnusableError(f"{folder / _MANIFEST} belongs to another model. {_REBUILD}")
+            raise ArchiveCorruptError(f"{folder / _MANIFEST} belongs to another model. {_REBUILD}")
         codebook = _codebook(folder, manifest)
-    except (_UnusableError, DependencyError) as error:
+    except (ArchiveCorruptError, DependencyError) as error:
         return CodesObstacle(str(error))
     left_aside, current = [], []
     held = {record.number: record.rows for record in records}
@@ -177,7 +173,7 @@ def codes_from_folder(
         faiss.omp_set_num_threads(1)  # of this thread: files are loaded side by side
         try:
             content = _checked_content(folder, file, file.rows * codebook.groups)
-        except _UnusableError as error:
+        except ArchiveCorruptError as error:
             return str(error)
         codes = content.reshape(file.rows, codebook.groups)
         return CodePiece(file.rows, codebook.index_from_codes(codes))
@@ -212,7 +208,7 @@ def read_manifest(folder: Path) -> CodeManifest:
     """Parse ``codes.json``.
 
     Raises:
-        _UnusableError: If it is damaged or of another version; the text says so.
+        ArchiveCorruptError: If it is damaged or of another version; the text says so.
     """
     path = folder / _MANIFEST
     try:
@@ -220,9 +216,9 @@ def read_manifest(folder: Path) -> CodeManifest:
         held = json.loads(text)
         version, crc = held["codes_version"], held.pop("crc32")
         if version != CODES_VERSION:
-            raise _UnusableError(f"{path} is of version {version}, not {CODES_VERSION}. {_REBUILD}")
+            raise ArchiveCorruptError(f"{path} is of version {version}, not {CODES_VERSION}. {_REBUILD}")
         if zlib.crc32(_canonical(held)) != crc:
-            raise _UnusableError(f"{path} differs from its checksum. {_REBUILD}")
+            raise ArchiveCorruptError(f"{path} differs from its checksum. {_REBUILD}")
         return CodeManifest(
             held["model_identity"],
             held["dim"],
@@ -231,7 +227,7 @@ def read_manifest(folder: Path) -> CodeManifest:
             Calibration.from_record(held["calibration"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _UnusableError(
+        raise ArchiveCorruptError(
             f"{path} cannot be read ({type(error).__name__}: {error}). {_REBUILD}"
         ) from error
 
@@ -280,11 +276,11 @@ def _checked_content(folder: Path, file: CodeFile, expected: int) -> NDArray[np.
     try:
         content = np.fromfile(path, np.uint8, count=expected + 1)
     except OSError as error:
-        raise _UnusableError(f"{path} cannot be read ({error.strerror}). {_REBUILD}") from error
+        raise ArchiveCorruptError(f"{path} cannot be read ({error.strerror}). {_REBUILD}") from error
     if len(content) != expected or file.bytes != expected:
-        raise _UnusableError(f"{path} has not the {expected} bytes that it should have. {_REBUILD}")
+        raise ArchiveCorruptError(f"{path} has not the {expected} bytes that it should have. {_REBUILD}")
     if zlib.crc32(content.data) != file.crc32:
-        raise _UnusableError(f"{path} differs from its checksum. {_REBUILD}")
+        raise ArchiveCorruptError(f"{path} differs from its checksum. {_REBUILD}")
     return content
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrsclip_rt.cli.eval_shared import data_options, finish, run_record
+from lrsclip_rt.cli.localizing import window_progress
 from lrsclip_rt.cli.options import json_option, overwrite_option
 from lrsclip_rt.cli.output import emit, progress_bar, refuse_existing, report_failures, wants_json
 from lrsclip_rt.errors import InputError
@@ -47,6 +48,7 @@ class Run:
     scores: list[SeloScores] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     scenes: int = 0
+    windows: dict[str, int] = field(default_factory=dict)
 
 
 @click.command()
@@ -56,10 +58,10 @@ class Run:
 )
 @click.option(
     "--mode",
-    type=click.Choice(["selo"]),
+    type=click.Choice(["fast", "selo"]),
     default="selo",
     show_default=True,
-    help="selo: the published protocol, windows of 256, 512 and 768 px.",
+    help="selo: the published protocol, windows of 256, 512 and 768 px.  fast: what localize does.",
 )
 @click.option("--mosaic", type=FILE, help="Truth of a mosaic scene: also report the mAP of its cells.")
 @click.option(
@@ -118,6 +120,7 @@ def selo(
         "mosaic": None if truth is None else _mosaic_record(run, truth),
         "annotations": str(annotated.path),
         "mode": mode,
+        "windows": run.windows,
         **run_record(model, data, scenes=run.scenes, failed=len(run.failures)),
     }
     _show(record, as_json=as_json)
@@ -160,19 +163,13 @@ def _score_scene(run: Run, data: Path, name: str, queries: Sequence[SeloQuery]) 
 
 def _localized(run: Run, scene: Scene, texts: Sequence[str]) -> Localization:
     from lrsclip_rt.localization.pipeline import localize_scene
-    from lrsclip_rt.localization.windows import selo_windows
 
-    total = len(selo_windows(scene.height, scene.width))
-    with progress_bar(f"{scene.name} windows", total) as advance:
-        seen = [0]
-
-        def progress(done: int, total: int) -> None:
-            advance(done - seen[0])
-            seen[0] = done
-
-        return localize_scene(
+    with window_progress(f"{scene.name} windows") as progress:
+        found = localize_scene(
             run.model, scene, texts, mode=run.mode, batch_size=run.batch_size, progress=progress
         )
+    run.windows[scene.name] = len(found.embedding)
+    return found
 
 
 def _write_picture(folder: Path, result: QueryResult, thumbnail: NDArray[np.uint8]) -> None:

@@ -129,7 +129,7 @@ def localized(
 
     start = time.perf_counter()
     with open_scene(path) as scene:
-        found = localize_scene(model, scene, texts, steps=steps)
+        found = localize_scene(model, scene, texts, mode="selo", steps=steps)
     watch.localize_s += time.perf_counter() - start
     watch.localize_windows += len(found.embedding)
     watch.localize_texts += len(texts)

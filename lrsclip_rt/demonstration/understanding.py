@@ -180,7 +180,7 @@ def peak_scores(
 ) -> tuple[PeakScore, ...]:
     """Localize every class of a scene."""
     names = [thing.name for thing in scene.objects]
-    maps = localize(model, scene.pixels, [PHRASES[name] for name in names], steps=steps)
+    maps = localize(model, scene.pixels, [PHRASES[name] for name in names], mode="selo", steps=steps)
     scores = []
     for name, heatmap in zip(names, maps, strict=True):
         peak = heatmap.peak

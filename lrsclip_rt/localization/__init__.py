@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from lrsclip_rt.localization.heatmap import Heatmap, Region
 from lrsclip_rt.localization.pipeline import Localization, localize, localize_scene
+from lrsclip_rt.localization.pyramid import FastOptions
 
-__all__ = ["Heatmap", "Localization", "Region", "localize", "localize_scene"]
+__all__ = ["FastOptions", "Heatmap", "Localization", "Region", "localize", "localize_scene"]

@@ -54,21 +54,30 @@ def draw_header(width: int, title: str, facts: str) -> Image.Image:
 
 
 def draw_footer(
-    width: int, score_range: tuple[float, float], *, metres_per_px: float | None = None
+    width: int,
+    score_range: tuple[float, float],
+    *,
+    metres_per_px: float | None = None,
+    measure: str = "cosine",
 ) -> Image.Image:
     """Legend of the colours and, where the ground distance is known, a scale bar."""
     size = max(11, round(_text_size(width) * 0.62))
     margin = _text_size(width) // 2
     image = Image.new("RGB", (width, margin * 2 + round(size * 2.5)), PAPER)
     canvas = ImageDraw.Draw(image)
-    _draw_legend(image, canvas, size, margin, score_range)
+    _draw_legend(image, canvas, size, margin, score_range, measure)
     if metres_per_px is not None and metres_per_px > 0:
         _draw_scale_bar(canvas, width, size, margin, metres_per_px)
     return image
 
 
 def _draw_legend(
-    image: Image.Image, canvas: Any, size: int, margin: int, score_range: tuple[float, float]
+    image: Image.Image,
+    canvas: Any,
+    size: int,
+    margin: int,
+    score_range: tuple[float, float],
+    measure: str,
 ) -> None:
     length = round(min(0.45 * image.width, 28 * size))
     ramp = colour_table()[np.linspace(0, 255, length).round().astype(int)]
@@ -78,7 +87,7 @@ def _draw_legend(
     font = font_for("0", size)
     canvas.text((margin, below), f"{score_range[0]:.3f}", fill=PALE, font=font)
     canvas.text((margin + length, below), f"{score_range[1]:.3f}", fill=PALE, font=font, anchor="ra")
-    canvas.text((margin + length / 2, below), "cosine", fill=PALE, font=font, anchor="ma")
+    canvas.text((margin + length / 2, below), measure, fill=PALE, font=font, anchor="ma")
 
 
 def _draw_scale_bar(canvas: Any, width: int, size: int, margin: int, metres_per_px: float) -> None:

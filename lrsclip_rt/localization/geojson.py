@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lrsclip_rt.localization.heatmap import Heatmap, Polygon, Region
-from lrsclip_rt.raster import Scene
 
-__all__ = ["feature_collection", "region_row"]
+__all__ = ["feature_collection", "presence_record", "region_properties", "region_row"]
 
 PIXELS = "pixels"
 WGS84 = "WGS84"
@@ -15,29 +14,50 @@ WGS84 = "WGS84"
 _PIXEL_NOTE = "pixels of the source image: column, row, rows counted downwards; not longitude and latitude"
 
 
-def feature_collection(heatmap: Heatmap, scene: Scene, *, model_id: str | None = None) -> dict[str, Any]:
-    """The regions of one text as a GeoJSON FeatureCollection (RFC 7946), best first.
-
-    Args:
-        heatmap: The map.
-        scene: Its scene.
-        model_id: Identity of the model, written to every feature.
-    """
+def feature_collection(heatmap: Heatmap) -> dict[str, Any]:
+    """The regions of one text as a GeoJSON FeatureCollection (RFC 7946), best first."""
     collection: dict[str, Any] = {
         "type": "FeatureCollection",
         "query": heatmap.text,
-        "source": scene.name,
-        "coordinates": coordinate_system(scene),
-        "features": [_feature(region, heatmap, scene, model_id) for region in heatmap.regions],
+        "source": heatmap.source,
+        "coordinates": coordinate_system(heatmap),
+        **presence_record(heatmap),
+        "features": [_feature(region, heatmap) for region in heatmap.regions],
     }
     if collection["coordinates"] == PIXELS:
         collection["note"] = _PIXEL_NOTE
     return collection
 
 
-def coordinate_system(scene: Scene) -> str:
+def coordinate_system(heatmap: Heatmap) -> str:
     """Tell "WGS84" where pixels have a longitude and latitude, else "pixels"."""
-    return PIXELS if scene.lonlat(0.0, 0.0) is None else WGS84
+    return WGS84 if heatmap.placed else PIXELS
+
+
+def presence_record(heatmap: Heatmap) -> dict[str, Any]:
+    """Whether the scene shows the text at all, and by what that was judged."""
+    presence = heatmap.presence
+    if presence is None:
+        return {"presence": None, "present": None, "presence_bar": None, "presence_by": None}
+    return {
+        "presence": round(presence.score, 6),
+        "present": presence.present,
+        "presence_bar": round(presence.bar, 6),
+        "presence_by": "threshold" if presence.calibrated else "background",
+    }
+
+
+def region_properties(region: Region, heatmap: Heatmap) -> dict[str, Any]:
+    """What a file says of a region beside its outline."""
+    return {
+        **region_row(region),
+        "query": heatmap.text,
+        "source": heatmap.source,
+        "datetime": heatmap.datetime,
+        "model_id": heatmap.model_id,
+        "mode": heatmap.mode,
+        "present": presence_record(heatmap)["present"],
+    }
 
 
 def region_row(region: Region) -> dict[str, Any]:
@@ -54,17 +74,12 @@ def region_row(region: Region) -> dict[str, Any]:
     }
 
 
-def _feature(region: Region, heatmap: Heatmap, scene: Scene, model_id: str | None) -> dict[str, Any]:
+def _feature(region: Region, heatmap: Heatmap) -> dict[str, Any]:
     return {
         "type": "Feature",
         "geometry": _geometry(region),
         "properties": {
-            **region_row(region),
-            "query": heatmap.text,
-            "source": scene.name,
-            "datetime": scene.datetime,
-            "model_id": model_id,
-            "mode": heatmap.mode,
+            **region_properties(region, heatmap),
             "coordinates": WGS84 if region.polygons_lonlat is not None else PIXELS,
         },
     }

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.errors import DependencyError
+from lrsclip_rt.localization.presence import Presence
 from lrsclip_rt.raster_georeference import Affine6, Ring
 from lrsclip_rt.tiles import Window
 
 __all__ = ["Heatmap", "Polygon", "Region"]
+
+NOTEBOOK_SIDE = 720
+"""Longest side of the map in a notebook [px]."""
+
+GREY = 110
 
 Polygon = tuple[Ring, ...]
 """Closed outer ring, counter-clockwise as drawn on a map, then closed rings of holes, clockwise."""
@@ -70,6 +79,13 @@ class Heatmap:
         peak: (col, row) [px] where the map, smoothed over half the smallest window, is highest; None where
             the scene shows nothing.
         regions: Best first; empty where nothing stands out.
+        presence: Whether the scene shows the text at all; None where it was not judged.
+        source: Name of the scene.
+        datetime: Time of its acquisition, "2020-08-31T17:39:01Z", or None.
+        gsd_m: Ground distance of a source pixel [m], or None where it cannot be known.
+        placed: Whether its pixels have a longitude and latitude.
+        model_id: Identity of the model, or None.
+        measure: What ``scores`` are, for legends.
     """
 
     text: str
@@ -84,6 +100,13 @@ class Heatmap:
     z: float
     peak: tuple[float, float] | None
     regions: tuple[Region, ...]
+    presence: Presence | None = None
+    source: str = "array"
+    datetime: str | None = None
+    gsd_m: float | None = None
+    placed: bool = False
+    model_id: str | None = None
+    measure: str = "cosine"
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -107,3 +130,62 @@ class Heatmap:
         if not span > 0:
             return np.where(np.isnan(self.scores), self.scores, np.float32(0.0))
         return np.asarray(np.clip((self.scores - np.float32(low)) / np.float32(span), 0.0, 1.0))
+
+    def to_geojson(self) -> dict[str, Any]:
+        """The regions as a GeoJSON FeatureCollection (RFC 7946), best first.
+
+        In WGS84 where the scene has a place on the Earth, else in pixels, and it says so.
+        """
+        from lrsclip_rt.localization.geojson import feature_collection
+
+        return feature_collection(self)
+
+    def to_xarray(self) -> Any:
+        """The map as an ``xarray.DataArray`` of ``y`` and ``x``.
+
+        Coordinates are those of cell centres, in the CRS or in source pixels. A rotated map has none; its
+        ``transform`` is in the attributes either way.
+
+        Raises:
+            DependencyError: If xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise DependencyError.of("xarray", extra="geo") from error
+        a, b, c, d, e, f = self.transform
+        rows, cols = self.scores.shape
+        coordinates = {}
+        if b == 0 and d == 0:
+            coordinates = {"y": f + e * (np.arange(rows) + 0.5), "x": c + a * (np.arange(cols) + 0.5)}
+        attributes = {
+            "query": self.text,
+            "source": self.source,
+            "mode": self.mode,
+            "transform": self.transform,
+        }
+        if self.crs is not None:
+            attributes["crs"] = self.crs
+        return xarray.DataArray(
+            self.scores, dims=("y", "x"), coords=coordinates, attrs=attributes, name=self.measure
+        )
+
+    def to_image(self, picture: NDArray[np.uint8] | None = None) -> Any:
+        """The map as a Pillow image with title, legend and outlines.
+
+        Args:
+            picture: (h, w, 3) uint8 of the whole scene to lie below; grey by default.
+        """
+        from lrsclip_rt.localization.overlay import render_overlay
+
+        if picture is None:
+            scale = NOTEBOOK_SIDE / max(self.height, self.width)
+            size = max(1, round(self.height * scale)), max(1, round(self.width * scale))
+            picture = np.full((*size, 3), GREY, np.uint8)
+        return render_overlay(self, picture, subtitle=self.source, gsd_m=self.gsd_m)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        target = io.BytesIO()
+        self.to_image().save(target, "PNG")
+        return target.getvalue()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lrsclip_rt.errors import InputError, OutputExistsError
 from lrsclip_rt.localization.geojson import feature_collection
+from lrsclip_rt.localization.geopackage import import_pyogrio, write_geopackage
 from lrsclip_rt.localization.heat_tif import write_full_heats, write_heat
 from lrsclip_rt.localization.overlay import render_overlay, scene_thumbnail
 from lrsclip_rt.localization.pipeline import Localization
@@ -32,20 +33,22 @@ class OutputPaths:
         overlay: NN-overlay.png, the picture.
         regions: NN-regions.geojson.
         selo: NN-selo.png, the protocol's uint8 map at source resolution; None in other modes.
+        geopackage: NN-regions.gpkg, the regions in the scene's CRS; None where not asked for.
     """
 
     heat: Path
     overlay: Path
     regions: Path
     selo: Path | None
+    geopackage: Path | None = None
 
     def all(self) -> tuple[Path, ...]:
         """Every file of this text."""
-        files = (self.heat, self.overlay, self.regions)
-        return files if self.selo is None else (*files, self.selo)
+        files = (self.heat, self.overlay, self.regions, self.selo, self.geopackage)
+        return tuple(path for path in files if path is not None)
 
 
-def output_paths(folder: Path, count: int, *, mode: str) -> tuple[OutputPaths, ...]:
+def output_paths(folder: Path, count: int, *, mode: str, geopackage: bool = False) -> tuple[OutputPaths, ...]:
     """Name the files of ``count`` texts, numbered from 01.
 
     Example:
@@ -59,6 +62,7 @@ def output_paths(folder: Path, count: int, *, mode: str) -> tuple[OutputPaths, .
             overlay=folder / f"{number:0{digits}}-overlay.png",
             regions=folder / f"{number:0{digits}}-regions.geojson",
             selo=folder / f"{number:0{digits}}-selo.png" if mode == "selo" else None,
+            geopackage=folder / f"{number:0{digits}}-regions.gpkg" if geopackage else None,
         )
         for number in range(1, count + 1)
     )
@@ -81,8 +85,8 @@ def write_outputs(
     scene: Scene,
     *,
     full: bool = False,
+    geopackage: bool = False,
     overwrite: bool = False,
-    model_id: str | None = None,
 ) -> tuple[OutputPaths, ...]:
     """Write the files of every text.
 
@@ -93,24 +97,26 @@ def write_outputs(
         localization: From ``localize_scene``.
         scene: The same scene, still open.
         full: Write heat maps at source resolution instead of the fusion grid.
+        geopackage: Write the regions as GeoPackage too.
         overwrite: Replace files that exist.
-        model_id: Identity of the model, recorded in the files.
 
     Raises:
         OutputExistsError: If a file exists and ``overwrite`` is off; nothing is written then.
-        DependencyError: If rasterio is not installed.
+        DependencyError: If rasterio is not installed, or pyogrio where GeoPackages are asked for.
         InputError: If the folder cannot be written.
         RasterError: If a heat map cannot be written or the scene is damaged.
     """
     import_rasterio()  # before any file is written
-    paths = output_paths(folder, len(localization), mode=localization.embedding.mode)
+    if geopackage:
+        import_pyogrio()
+    paths = output_paths(folder, len(localization), mode=localization.embedding.mode, geopackage=geopackage)
     if not overwrite:
         refuse_existing_outputs(paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             parts = [_parts(group, stack) for group in paths]
-            _write_all(parts, localization, scene, full=full, model_id=model_id)
+            _write_all(parts, localization, scene, full=full)
             for part, final in zip(parts, paths, strict=True):
                 for source, target in zip(part.all(), final.all(), strict=True):
                     source.replace(target)
@@ -131,7 +137,8 @@ def _parts(group: OutputPaths, stack: ExitStack) -> OutputPaths:
         return named
 
     selo = None if group.selo is None else part(group.selo)
-    return OutputPaths(part(group.heat), part(group.overlay), part(group.regions), selo)
+    packed = None if group.geopackage is None else part(group.geopackage)
+    return OutputPaths(part(group.heat), part(group.overlay), part(group.regions), selo, packed)
 
 
 def _write_all(
@@ -140,18 +147,20 @@ def _write_all(
     scene: Scene,
     *,
     full: bool,
-    model_id: str | None,
 ) -> None:
     if full:
-        write_full_heats([part.heat for part in parts], localization, scene, model_id=model_id)
+        write_full_heats([part.heat for part in parts], localization, scene)
     thumbnail = scene_thumbnail(scene)
     for text, (part, heatmap) in enumerate(zip(parts, localization.heatmaps, strict=True)):
         if not full:
-            write_heat(part.heat, heatmap, scene, model_id=model_id)
+            write_heat(part.heat, heatmap)
         overlay = render_overlay(heatmap, thumbnail, subtitle=scene.name, gsd_m=scene.gsd_m)
         overlay.save(part.overlay, compress_level=2)  # a third of the time, a tenth more bytes
-        collection = feature_collection(heatmap, scene, model_id=model_id)
+        collection = feature_collection(heatmap)
         part.regions.write_text(json.dumps(collection, ensure_ascii=False) + "\n", encoding="utf-8")
+        if part.geopackage is not None:
+            write_geopackage(part.geopackage, heatmap, None if scene.crs is None else scene.transform)
         if part.selo is not None:
+            assert localization.cells is not None, "selo mode has cells"
             strips = selo_map_strips(localization.cells, text)
             write_grey_png(part.selo, strips, height=scene.height, width=scene.width)

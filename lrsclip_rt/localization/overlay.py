@@ -79,7 +79,7 @@ def render_overlay(
         _draw_label(drawing, region)
     header = draw_header(width, heatmap.text, _facts(heatmap, subtitle))
     metres = None if gsd_m is None else gsd_m / drawing.scale
-    footer = draw_footer(width, heatmap.score_range, metres_per_px=metres)
+    footer = draw_footer(width, heatmap.score_range, metres_per_px=metres, measure=heatmap.measure)
     picture = Image.new("RGB", (width, header.height + height + footer.height))
     picture.paste(header, (0, 0))
     picture.paste(drawing.image, (0, header.height))
@@ -93,7 +93,9 @@ def _facts(heatmap: Heatmap, subtitle: str) -> str:
     found = "nothing stands out" if count == 0 else f"{count} region{'s' if count > 1 else ''}"
     best = f"best {heatmap.score_range[1]:.3f} (z {heatmap.z:.1f})"
     windows = "/".join(str(scale) for scale in heatmap.scales) or "whole scene"
-    return "  |  ".join(part for part in (subtitle, found, best, f"{heatmap.mode} {windows}") if part)
+    absent = "probably not in this scene" if heatmap.presence and not heatmap.presence.present else ""
+    facts = (subtitle, absent, found, best, f"{heatmap.mode} {windows}")
+    return "  |  ".join(part for part in facts if part)
 
 
 def _blended(heatmap: Heatmap, thumbnail: NDArray[np.uint8]) -> Image.Image:

@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.errors import InputError
+from lrsclip_rt.localization.asking import Asked, ask
 from lrsclip_rt.localization.box_filter import box_sums, odd_cells, smoothing_px
+from lrsclip_rt.localization.fast_embedding import embed_pyramid, pyramid_fusion
 from lrsclip_rt.localization.fusion import CellMeans, cell_means, fusion_grid_shape
 from lrsclip_rt.localization.heatmap import Heatmap
+from lrsclip_rt.localization.interpolation import bilinear_at
+from lrsclip_rt.localization.presence import Presence, presence_of
+from lrsclip_rt.localization.pyramid import FastOptions
 from lrsclip_rt.localization.regions import regions_from_scores
 from lrsclip_rt.localization.scene_embedding import Progress, SceneEmbedding, SceneModel, embed_scene
 from lrsclip_rt.localization.statistics import peak_cell, score_statistics
@@ -21,10 +26,19 @@ from lrsclip_rt.localization.windows import SELO_STEPS
 from lrsclip_rt.raster import Scene, open_scene, scene_from_array
 from lrsclip_rt.raster_georeference import Affine6
 
-__all__ = ["MODES", "Localization", "SceneSource", "localize", "localize_embedding", "localize_scene"]
+__all__ = [
+    "MODES",
+    "Localization",
+    "SceneSource",
+    "described_map",
+    "localize",
+    "localize_embedding",
+    "localize_scene",
+]
 
-MODES = ("selo",)
-"""How windows are chosen: "selo" is the published protocol at 256, 512 and 768 px."""
+MODES = ("fast", "selo")
+"""How windows are chosen: "fast" looks coarsely at the scene and finely where the texts fit best, "selo" is
+the published protocol at 256, 512 and 768 px."""
 
 SceneSource = str | Path | Scene | NDArray[np.uint8]
 """A raster or image file, an open scene, or an (H, W, 3) uint8 array."""
@@ -36,12 +50,12 @@ class Localization:
 
     Attributes:
         embedding: The windows and their embeddings; further texts need nothing else.
-        cells: Mean score of every pixel, exactly, on the irregular grid of window edges.
+        cells: In selo mode, the mean score of every pixel, exactly, on the irregular grid of window edges.
         heatmaps: One a text.
     """
 
     embedding: SceneEmbedding
-    cells: CellMeans
+    cells: CellMeans | None
     heatmaps: tuple[Heatmap, ...]
 
     def __len__(self) -> int:
@@ -49,6 +63,18 @@ class Localization:
 
     def __getitem__(self, index: int) -> Heatmap:
         return self.heatmaps[index]
+
+    def at_pixels(
+        self, text: int, rows: NDArray[np.integer], cols: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """The map of text number ``text`` at the crossings of pixel ``rows`` and ``cols``: (r, c) float32.
+
+        Exact in selo mode; elsewhere between the centres of the fusion grid in proportion.
+        """
+        if self.cells is not None:
+            return self.cells.at_pixels(text, rows, cols).astype(np.float32)
+        heatmap = self.heatmaps[text]
+        return bilinear_at(heatmap.scores, rows, cols, height=heatmap.height, width=heatmap.width)
 
     def __repr__(self) -> str:
         return f"Localization({len(self)} texts, {self.embedding!r})"
@@ -59,7 +85,8 @@ def localize(
     scene: SceneSource,
     texts: str | Sequence[str],
     *,
-    mode: str = "selo",
+    mode: str = "fast",
+    fast: FastOptions | None = None,
     steps: Sequence[int] = SELO_STEPS,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -70,8 +97,9 @@ def localize(
         model: From ``lrsclip_rt.load``.
         scene: A raster or image file, an open ``Scene``, or an (H, W, 3) uint8 array.
         texts: One text or several; windows are embedded once for all of them.
-        mode: "selo", the published protocol.
-        steps: Window edges [px] of the protocol; those above the scene's shorter side are dropped.
+        mode: "fast", coarse to fine, or "selo", the published protocol.
+        fast: How the fast mode looks; its defaults by default.
+        steps: Window edges [px] of the selo mode; those above the scene's shorter side are dropped.
         batch_size: Windows a run of the model.
         progress: Called with (windows done, windows in all).
 
@@ -85,7 +113,14 @@ def localize(
     """
     with opened(scene) as source:
         return localize_scene(
-            model, source, texts, mode=mode, steps=steps, batch_size=batch_size, progress=progress
+            model,
+            source,
+            texts,
+            mode=mode,
+            fast=fast,
+            steps=steps,
+            batch_size=batch_size,
+            progress=progress,
         ).heatmaps
 
 
@@ -94,7 +129,8 @@ def localize_scene(
     scene: Scene,
     texts: str | Sequence[str],
     *,
-    mode: str = "selo",
+    mode: str = "fast",
+    fast: FastOptions | None = None,
     steps: Sequence[int] = SELO_STEPS,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -104,36 +140,47 @@ def localize_scene(
         raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     # Texts first: a blank one should not cost the embedding of a scene.
     queries = _query_list(texts)
-    text_rows = model.embed_texts(queries)
-    embedding = embed_scene(model, scene, steps=steps, batch_size=batch_size, progress=progress)
-    return localize_embedding(embedding, scene, queries, text_rows)
+    asked = ask(model, queries, templates=mode != "selo")
+    if mode == "selo":
+        embedding = embed_scene(model, scene, steps=steps, batch_size=batch_size, progress=progress)
+    else:
+        embedding = embed_pyramid(
+            model, scene, asked.rows, options=fast, batch_size=batch_size, progress=progress
+        )
+    return localize_embedding(embedding, scene, queries, asked)
 
 
 def localize_embedding(
-    embedding: SceneEmbedding, scene: Scene, texts: Sequence[str], text_rows: NDArray[np.float32]
+    embedding: SceneEmbedding, scene: Scene, texts: Sequence[str], asked: Asked
 ) -> Localization:
     """Score texts on windows that are already embedded.
 
     Args:
-        embedding: From ``embed_scene`` of the same scene.
+        embedding: Of the same scene.
         scene: Gives georeference and missing pixels.
         texts: T queries.
-        text_rows: (T, D) float32 embeddings of them, unit rows.
+        asked: Their T embeddings, from ``ask``.
 
     Raises:
         InputError: If the shapes disagree.
     """
-    if len(texts) != len(text_rows):
-        raise InputError(f"got {len(texts)} texts and {len(text_rows)} embeddings; expected as many")
-    scores = embedding.scores(text_rows)
-    cells = cell_means(embedding.windows, scores, height=scene.height, width=scene.width)
+    if len(texts) != len(asked.rows):
+        raise InputError(f"got {len(texts)} texts and {len(asked.rows)} embeddings; expected as many")
+    scores = embedding.scores(asked.rows)
+    background = embedding.scores(asked.background)
     grid = fusion_grid_shape(scene.height, scene.width)
     valid = scene.valid_map(*grid)
-    heatmaps = tuple(
-        _heatmap(text, cells.on_grid(index, *grid), valid, embedding, scene)
-        for index, text in enumerate(texts)
-    )
-    return Localization(embedding, cells, heatmaps)
+    cells: CellMeans | None = None
+    if embedding.mode == "selo":
+        cells = cell_means(embedding.windows, scores, height=scene.height, width=scene.width)
+    else:
+        fusion = pyramid_fusion(embedding, *grid)
+    heatmaps = []
+    for index, text in enumerate(texts):
+        fused = fusion.fuse(scores[:, index]) if cells is None else cells.on_grid(index, *grid)
+        presence = presence_of(scores[:, index], background, asked.threshold)
+        heatmaps.append(described_map(text, fused, valid, embedding, scene, presence, asked.model_id))
+    return Localization(embedding, cells, tuple(heatmaps))
 
 
 @contextmanager
@@ -146,13 +193,26 @@ def opened(scene: SceneSource) -> Iterator[Scene]:
         yield source
 
 
-def _heatmap(
+def described_map(
     text: str,
     scores: NDArray[np.float32],
     valid: NDArray[np.bool_] | None,
     embedding: SceneEmbedding,
     scene: Scene,
+    presence: Presence | None,
+    model_id: str | None,
 ) -> Heatmap:
+    """Find peak and regions of a map; cells where the scene shows nothing lose their value.
+
+    Args:
+        text: The query.
+        scores: (h, w) float32 on the fusion grid, taken over.
+        valid: (h, w) bool, or None where every cell shows something.
+        embedding: Whose mode and scales are recorded.
+        scene: Gives the georeference.
+        presence: Whether the scene shows the text.
+        model_id: Identity of the model.
+    """
     if valid is not None:
         scores[~valid] = np.nan
     statistics = score_statistics(scores)
@@ -171,6 +231,12 @@ def _heatmap(
         z=statistics.z(statistics.high),
         peak=_peak_px(smooth, scene),
         regions=regions_from_scores(scores, statistics, scene, smooth=smooth),
+        presence=presence,
+        source=scene.name,
+        datetime=scene.datetime,
+        gsd_m=scene.gsd_m,
+        placed=scene.lonlat(0.0, 0.0) is not None,
+        model_id=model_id,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.bundle import Bundle
+from lrsclip_rt.bundle_records import ModelSpec
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.localization.cubic import resize_cubic
 from lrsclip_rt.localization.strips import windows_from_strips
@@ -16,7 +18,7 @@ from lrsclip_rt.localization.windows import SELO_INPUT_SIZE, SELO_STEPS, selo_wi
 from lrsclip_rt.raster import Scene
 from lrsclip_rt.tiles import Window
 
-__all__ = ["Progress", "SceneEmbedding", "SceneModel", "embed_scene"]
+__all__ = ["DeviceModel", "Progress", "SceneEmbedding", "SceneModel", "embed_scene"]
 
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""
@@ -25,11 +27,37 @@ Progress = Callable[[int, int], None]
 class SceneModel(Protocol):
     """What localization needs of a model; ``Embedder`` has it."""
 
+    bundle: Bundle
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model expects."""
+
     def embed_texts(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """(T, D) float32, unit rows."""
 
     def stream_images(self, items: Iterable[tuple[Any, Any]], *, batch_size: int = 32) -> Iterator[Any]:
         """Batches with ``keys``, ``embeddings`` (n, D) and ``failures``, in the order of ``items``."""
+
+
+@runtime_checkable
+class DeviceModel(Protocol):
+    """A model that can cut the windows of a scene itself; ``Embedder`` has it."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """It does so on a GPU."""
+
+    def embed_windows(
+        self,
+        scene: Scene,
+        windows: Sequence[Window],
+        *,
+        fill: bool = True,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """(N, D) float32, unit rows, in the order of ``windows``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +69,10 @@ class SceneEmbedding:
         embeddings: (N, D) float32, unit rows.
         height: Scene height [px].
         width: Scene width [px].
-        mode: How the windows were chosen: "selo".
+        mode: How the windows were chosen: "fast", "selo" or "archive".
         scales: Window edges [px].
+        valid: (N,) float32 part of each window that shows something, above 0; None where it was not asked.
+        overlap: Shared fraction of neighbouring windows.
     """
 
     windows: tuple[Window, ...]
@@ -51,6 +81,8 @@ class SceneEmbedding:
     width: int
     mode: str
     scales: tuple[int, ...]
+    valid: NDArray[np.float32] | None = None
+    overlap: float = 0.0
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -121,8 +121,7 @@ def levels_of(found: Localization, index: int) -> NDArray[np.uint8]:
 
     In selo mode it is the published one; the heat maps of other modes are stretched alike and not smoothed.
     """
-    heatmap = found[index]
-    return selo_map(found.cells, index) if heatmap.mode == "selo" else levels_from_heatmap(heatmap)
+    return levels_from_heatmap(found[index]) if found.cells is None else selo_map(found.cells, index)
 
 
 def levels_from_heatmap(heatmap: Heatmap) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from lrsclip_rt.embedder import load
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.localization import localize_scene
 from lrsclip_rt.localization.pipeline import MODES
+from lrsclip_rt.localization.selo_evaluation import levels_from_heatmap
 from lrsclip_rt.localization.selo_map import selo_map
 from lrsclip_rt.localization.selo_metrics import score_levels
 from lrsclip_rt.raster import open_scene
@@ -65,7 +66,7 @@ def test_the_scores_are_those_of_the_maps_of_the_model(scenes, made_bundle, cach
     expected = []
     for name, captions in (("a.png", CAPTIONS[:2]), ("b.png", CAPTIONS[2:])):
         with open_scene(scenes / name) as scene:
-            found = localize_scene(load(made_bundle), scene, captions)
+            found = localize_scene(load(made_bundle), scene, captions, mode="selo")
         outline = tuple((float(col), float(row)) for col, row in BOX)
         expected += [score_levels(selo_map(found.cells, index), [outline]) for index in range(len(captions))]
     for key in ("rsu", "ras", "rda", "rmi", "roc_auc"):
@@ -196,3 +197,33 @@ def test_all_hand_drawn_queries_and_the_mosaic_of_real_scenes(data_dir):
     assert len(record["queries"]) == 18
     assert record["roc_auc"] > 0.7  # a random map has 0.48
     assert record["mosaic"]["map"] > 2 * record["mosaic"]["chance"]
+
+
+def test_the_fast_mode_is_scored_on_its_own_map(scenes, made_bundle, cache_home):
+    record = json.loads(run(scenes, "-b", made_bundle, "--mode", "fast", "--json").stdout)
+    with open_scene(scenes / "a.png") as scene:
+        found = localize_scene(load(made_bundle), scene, CAPTIONS[:2])
+    outline = tuple((float(col), float(row)) for col, row in BOX)
+    scores = [score_levels(levels_from_heatmap(heat), [outline]) for heat in found.heatmaps]
+    rows = [row["rmi"] for row in record["queries"][:2]]
+    assert rows == pytest.approx([score.rmi for score in scores])
+    assert record["mode"] == "fast"
+    assert record["windows"]["a.png"] == len(found.embedding)
+
+
+@pytest.mark.slow
+def test_the_fast_mode_finds_more_than_the_protocol_for_half_its_windows(data_dir):
+    records = {}
+    for mode in ("fast", "selo"):
+        truth = data_dir / "scenes" / "mosaic_val_1800.json"
+        annotations = data_dir / "scenes" / "anno_hand.json"
+        arguments = ["--annotations", annotations, "--mosaic", truth, "--mode", mode, "--json"]
+        records[mode] = json.loads(run(data_dir / "scenes", *arguments).stdout)
+    fast, protocol = records["fast"], records["selo"]
+    assert fast["roc_auc"] >= protocol["roc_auc"] + 0.03
+    assert fast["mosaic"]["map"] >= 0.60
+    assert fast["windows"]["mosaic_val_1800.tif"] <= 400
+    large = [name for name in fast["windows"] if name.startswith(("planet_sfbay", "planet_long", "oam"))]
+    assert len(large) == 4
+    for name in large:
+        assert fast["windows"][name] <= protocol["windows"][name] / 2

@@ -16,6 +16,7 @@ from lrsclip_rt.errors import InputError, OutputExistsError, RasterError
 rasterio = pytest.importorskip("rasterio")
 
 KEYS = ["text", "rank", "score", "z", "window", "peak", "lonlat", "area_m2", "area_px"]
+KEYS += ["presence", "present", "presence_bar", "presence_by"]
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def rows(result: Result) -> list[dict[str, object]]:
 
 
 def test_each_region_is_a_json_line_with_every_column(made_bundle: Path, tif: Path) -> None:
-    found = rows(run(tif, "a harbour with many ships", "storage tanks", "-b", made_bundle))
+    found = rows(run(tif, "a harbour with many ships", "storage tanks", "--mode", "selo", "-b", made_bundle))
     assert all(list(row) == KEYS for row in found)
     assert {row["text"] for row in found} == {"a harbour with many ships", "storage tanks"}
     placed = [row for row in found if row["rank"] is not None]
@@ -74,7 +75,7 @@ def test_a_text_that_stands_out_nowhere_still_has_a_row(made_bundle: Path, tmp_p
 
 
 def test_files_are_written_into_the_folder(made_bundle: Path, tif: Path, tmp_path: Path) -> None:
-    rows(run(tif, "a ship", "storage tanks", "-b", made_bundle, "-o", tmp_path / "out"))
+    rows(run(tif, "a ship", "storage tanks", "--mode", "selo", "-b", made_bundle, "-o", tmp_path / "out"))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     kinds = ("heat.tif", "overlay.png", "regions.geojson", "selo.png")
     assert names == [f"{number}-{kind}" for number in ("01", "02") for kind in kinds]
@@ -84,10 +85,10 @@ def test_existing_files_are_refused_before_any_work(made_bundle: Path, tif: Path
     out = tmp_path / "out"
     out.mkdir()
     (out / "01-selo.png").write_text("mine")
-    result = run(tif, "a ship", "-b", made_bundle, "-o", out)
+    result = run(tif, "a ship", "--mode", "selo", "-b", made_bundle, "-o", out)
     assert isinstance(result.exception, OutputExistsError)
     assert [path.name for path in out.iterdir()] == ["01-selo.png"]
-    rows(run(tif, "a ship", "-b", made_bundle, "-o", out, "--overwrite"))
+    rows(run(tif, "a ship", "--mode", "selo", "-b", made_bundle, "-o", out, "--overwrite"))
     assert (out / "01-selo.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -133,4 +134,4 @@ def test_bad_scenes_and_texts_are_our_errors(made_bundle: Path, tif: Path, tmp_p
 def test_the_whole_path_runs_on_an_exported_bundle(tiny_bundle: Path, tif: Path, tmp_path: Path) -> None:
     found = rows(run(tif, "an airport beside the sea", "-b", tiny_bundle, "-o", tmp_path / "out"))
     assert found[0]["text"] == "an airport beside the sea"
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 3

@@ -16,6 +16,7 @@ from PIL import Image
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import InputError, OutputExistsError, RasterError
 from lrsclip_rt.localization import Heatmap, Localization, localize, localize_scene
+from lrsclip_rt.localization.asking import ask
 from lrsclip_rt.localization.colours import colour_table
 from lrsclip_rt.localization.furniture import draw_footer, draw_header
 from lrsclip_rt.localization.outputs import output_paths, write_outputs
@@ -72,7 +73,7 @@ def tif(tmp_path: Path) -> Path:
 @pytest.fixture
 def located(tif: Path, model: Embedder) -> Iterator[tuple[Localization, Any]]:
     with open_scene(tif) as scene:
-        yield localize_scene(model, scene, TEXTS), scene
+        yield localize_scene(model, scene, TEXTS, mode="selo"), scene
 
 
 # From scene to heat maps
@@ -82,7 +83,7 @@ def test_scores_are_those_of_windows_embedded_one_by_one(model: Embedder) -> Non
     cv2 = pytest.importorskip("cv2")
     array = patchwork()
     with scene_from_array(array) as scene:
-        found = localize_scene(model, scene, TEXTS, batch_size=5)
+        found = localize_scene(model, scene, TEXTS, batch_size=5, mode="selo")
     windows = selo_windows(700, 900)
     assert list(found.embedding.windows) == windows
     crops = [
@@ -107,11 +108,11 @@ def test_scores_are_those_of_windows_embedded_one_by_one(model: Embedder) -> Non
 
 
 def test_paths_open_scenes_and_arrays_give_the_same_maps(tif: Path, model: Embedder) -> None:
-    by_path = localize(model, tif, TEXTS)
+    by_path = localize(model, tif, TEXTS, mode="selo")
     with open_scene(tif) as scene:
-        by_scene = localize(model, scene, TEXTS)
+        by_scene = localize(model, scene, TEXTS, mode="selo")
         assert scene.read(scene.extent).shape == (700, 900, 3)  # still open
-    by_array = localize(model, patchwork(), TEXTS)
+    by_array = localize(model, patchwork(), TEXTS, mode="selo")
     for one, two, three in zip(by_path, by_scene, by_array, strict=True):
         np.testing.assert_array_equal(one.scores, two.scores)
         np.testing.assert_array_equal(one.scores, three.scores)
@@ -120,8 +121,8 @@ def test_paths_open_scenes_and_arrays_give_the_same_maps(tif: Path, model: Embed
 
 
 def test_each_text_has_its_map_in_order(tif: Path, model: Embedder) -> None:
-    both = localize(model, tif, TEXTS)
-    alone = [localize(model, tif, text)[0] for text in TEXTS]
+    both = localize(model, tif, TEXTS, mode="selo")
+    alone = [localize(model, tif, text, mode="selo")[0] for text in TEXTS]
     assert [heat.text for heat in both] == TEXTS
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
@@ -130,9 +131,9 @@ def test_each_text_has_its_map_in_order(tif: Path, model: Embedder) -> None:
 def test_a_later_text_needs_no_second_pass(located: tuple[Localization, Any], model: Embedder) -> None:
     first, scene = located
     later = localize_embedding(
-        first.embedding, scene, ["a long runway"], model.embed_texts(["a long runway"])
+        first.embedding, scene, ["a long runway"], ask(model, ["a long runway"], templates=False)
     )
-    (again,) = localize(model, scene, ["a long runway"])
+    (again,) = localize(model, scene, ["a long runway"], mode="selo")
     np.testing.assert_array_equal(later[0].scores, again.scores)
 
 
@@ -166,14 +167,16 @@ def test_the_peak_of_a_plateau_at_the_edge_is_its_middle() -> None:
 
 def test_progress_counts_every_window(tif: Path, model: Embedder) -> None:
     calls: list[tuple[int, int]] = []
-    localize(model, tif, TEXTS, batch_size=4, progress=lambda done, total: calls.append((done, total)))
+    localize(
+        model, tif, TEXTS, batch_size=4, progress=lambda done, total: calls.append((done, total)), mode="selo"
+    )
     total = len(selo_windows(700, 900))
     assert calls[-1] == (total, total)
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
 def test_a_scene_smaller_than_a_window_is_one_window_and_stands_out_nowhere(model: Embedder) -> None:
-    (heat,) = localize(model, patchwork(120, 300), ["a ship"])
+    (heat,) = localize(model, patchwork(120, 300), ["a ship"], mode="selo")
     assert heat.scales == ()
     assert heat.regions == ()
     assert heat.score_range[0] == heat.score_range[1]
@@ -183,18 +186,18 @@ def test_a_scene_smaller_than_a_window_is_one_window_and_stands_out_nowhere(mode
 @pytest.mark.parametrize("texts", [[], "", ["a ship", "  "]])
 def test_no_text_and_blank_texts_are_refused(tif: Path, model: Embedder, texts: Any) -> None:
     with pytest.raises(InputError):
-        localize(model, tif, texts)
+        localize(model, tif, texts, mode="selo")
 
 
 def test_an_unknown_mode_is_refused(tif: Path, model: Embedder) -> None:
-    with pytest.raises(InputError, match="expected one of selo"):
+    with pytest.raises(InputError, match="expected one of fast, selo"):
         localize(model, tif, TEXTS, mode="sloppy")
 
 
 def test_where_the_scene_shows_nothing_the_map_is_nan(model: Embedder) -> None:
     array = np.random.default_rng(0).integers(40, 200, (600, 600, 3), dtype=np.uint8)
     array[:, :150] = 0
-    (heat,) = localize(model, array, ["a ship"])
+    (heat,) = localize(model, array, ["a ship"], mode="selo")
     missing = np.isnan(heat.scores)
     assert missing.mean() == pytest.approx(0.25, abs=0.02)
     assert missing[:, 0].all()
@@ -215,7 +218,7 @@ def test_heatmaps_are_sequences_of_regions_with_a_short_name(located: tuple[Loca
 
 def test_the_heat_map_is_a_georeferenced_tif(located: tuple[Localization, Any], tmp_path: Path) -> None:
     found, scene = located
-    paths = write_outputs(tmp_path / "out", found, scene, model_id="ab12")
+    paths = write_outputs(tmp_path / "out", found, scene)
     with rasterio.open(paths[1].heat) as dataset:
         np.testing.assert_array_equal(dataset.read(1), found[1].scores)
         assert dataset.crs.to_epsg() == 32650
@@ -226,7 +229,7 @@ def test_the_heat_map_is_a_georeferenced_tif(located: tuple[Localization, Any], 
         assert dataset.compression.name == "deflate"
         assert np.isnan(dataset.nodata)
         tags = dataset.tags()
-    assert tags["MODEL_ID"] == "ab12"
+    assert tags["MODEL_ID"] == found[0].model_id
     assert (tags["MODE"], tags["SCALES"]) == ("selo", "256,512")
     assert (tags["QUERY"], tags["SOURCE"]) == ("white storage tanks", "scene_20200831.tif")
 
@@ -246,7 +249,7 @@ def test_full_size_maps_leave_the_collar_out(model: Embedder, tmp_path: Path) ->
     array = np.random.default_rng(0).integers(40, 200, (600, 600, 3), dtype=np.uint8)
     array[:, :151] = 0
     with scene_from_array(array) as scene:
-        found = localize_scene(model, scene, ["a ship"])
+        found = localize_scene(model, scene, ["a ship"], mode="selo")
         (paths,) = write_outputs(tmp_path, found, scene, full=True)
         with rasterio.open(paths.heat) as dataset:
             values = dataset.read(1)
@@ -267,7 +270,7 @@ def test_the_selo_map_is_a_grey_png_at_source_resolution(
 
 def test_regions_are_geojson_in_wgs84(located: tuple[Localization, Any], tmp_path: Path) -> None:
     found, scene = located
-    paths = write_outputs(tmp_path, found, scene, model_id="ab12")
+    paths = write_outputs(tmp_path, found, scene)
     assert any(len(heat.regions) for heat in found.heatmaps)
     for path, heat in zip(paths, found.heatmaps, strict=True):
         collection = json.loads(path.regions.read_text(encoding="utf-8"))
@@ -281,7 +284,7 @@ def test_regions_are_geojson_in_wgs84(located: tuple[Localization, Any], tmp_pat
             assert properties["query"] == heat.text
             assert properties["source"] == "scene_20200831.tif"
             assert properties["datetime"] == "2020-08-31T00:00:00Z"
-            assert properties["model_id"] == "ab12"
+            assert properties["model_id"] == found[0].model_id
             assert properties["area_m2"] == pytest.approx(region.area_px * 0.25, abs=0.1)
             ring = feature["geometry"]["coordinates"][0]
             assert ring[0] == ring[-1]
@@ -290,7 +293,7 @@ def test_regions_are_geojson_in_wgs84(located: tuple[Localization, Any], tmp_pat
 
 def test_regions_without_georeference_say_that_they_are_pixels(model: Embedder, tmp_path: Path) -> None:
     with scene_from_array(patchwork()) as scene:
-        found = localize_scene(model, scene, TEXTS)
+        found = localize_scene(model, scene, TEXTS, mode="selo")
         paths = write_outputs(tmp_path, found, scene)
     collections = [json.loads(path.regions.read_text(encoding="utf-8")) for path in paths]
     features = [feature for collection in collections for feature in collection["features"]]
@@ -356,7 +359,7 @@ def test_the_overlay_holds_the_scene_between_title_and_legend(located: tuple[Loc
 
 
 def test_high_scores_are_drawn_lighter_than_low_ones(model: Embedder) -> None:
-    (heat,) = localize(model, patchwork(), ["a ship"])
+    (heat,) = localize(model, patchwork(), ["a ship"], mode="selo")
     flat = np.full((700, 900, 3), 110, np.uint8)
     bare = replace(heat, regions=())
     picture = np.asarray(render_overlay(bare, flat).convert("L"), dtype=float)
@@ -378,7 +381,7 @@ def test_missing_parts_are_drawn_plain(model: Embedder) -> None:
     array = np.random.default_rng(0).integers(40, 200, (700, 700, 3), dtype=np.uint8)
     array[:, :200] = 0
     with scene_from_array(array) as scene:
-        heat: Heatmap = localize_scene(model, scene, ["a ship"])[0]
+        heat: Heatmap = localize_scene(model, scene, ["a ship"], mode="selo")[0]
         picture = np.asarray(render_overlay(replace(heat, regions=()), scene_thumbnail(scene)))
     header = draw_header(700, heat.text, "x").height
     column = picture[header + 20 : header + 600, 60]
@@ -430,7 +433,7 @@ def test_a_real_georeferenced_scene_and_a_photo_go_through(
 ) -> None:
     for name in ("landsat_1990.tif", "planet_airport_2.png"):
         with open_scene(data_dir / "scenes" / name) as scene:
-            found = localize_scene(model, scene, ["a bridge over a river"])
+            found = localize_scene(model, scene, ["a bridge over a river"], mode="selo")
             (paths,) = write_outputs(tmp_path / name, found, scene)
         assert all(path.stat().st_size > 0 for path in paths.all())
         assert np.isnan(found[0].scores).any() == (scene.look.collar is not None)

@@ -67,7 +67,7 @@ def test_every_query_is_scored_on_the_published_map(pixels, made_bundle):
     queries = [query(0), query(1, caption="boats beside a quay"), query(2, caption="a forest")]
     model = load(made_bundle)
     with scene_from_array(pixels) as scene:
-        found = localize_scene(model, scene, [one.caption for one in queries])
+        found = localize_scene(model, scene, [one.caption for one in queries], mode="selo")
     results = list(scored_queries(found, queries))
     assert [result.query for result in results] == queries
     for index, result in enumerate(results):
@@ -115,7 +115,7 @@ def test_cells_of_a_class_are_ranked_by_the_mean_of_its_map(pixels, made_bundle,
     classes = tuple(("Port", "Beach", "Forest")[number % 3] for number in range(len(windows)))
     truth = MosaicTruth(tmp_path / "m.json", windows, classes)
     with scene_from_array(pixels) as scene:
-        found = localize_scene(load(made_bundle), scene, ["a beach", "a forest", "a port"])
+        found = localize_scene(load(made_bundle), scene, ["a beach", "a forest", "a port"], mode="selo")
     precisions = mosaic_precisions(found, truth)
     assert list(precisions) == ["Beach", "Forest", "Port"]
     for index, name in enumerate(truth.names):

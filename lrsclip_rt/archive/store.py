@@ -48,6 +48,7 @@ class Archive:
         self.model = info.model
         self.catalog = Catalog(database, path / DATABASE)
         self._database = database
+        self._preparing: threading.Thread | None = None
         self._snapshot = Snapshot((), self.dim)
 
     @classmethod
@@ -93,6 +94,9 @@ class Archive:
     def close(self) -> None:
         """Close the database; the archive is empty to its user from then on."""
         self._snapshot = Snapshot((), self.dim)
+        if self._preparing is not None:
+            # SQLite does not survive a connection that is closed under a statement of another thread.
+            self._preparing.join()
         self._database.close()
 
     def refresh(self) -> int:
@@ -127,7 +131,8 @@ class Archive:
             with contextlib.suppress(LrsclipError):
                 snapshot.prepare()
 
-        threading.Thread(target=load, name="prepare", daemon=True).start()
+        self._preparing = threading.Thread(target=load, name="prepare", daemon=True)
+        self._preparing.start()
 
     @property
     def dim(self) -> int:

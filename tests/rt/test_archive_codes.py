@@ -4,6 +4,7 @@ import builtins
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,14 @@ def test_codes_of_other_rows_do_not_count(own: Path, tmp_path: Path) -> None:
         assert isinstance(archive.codes, CodesObstacle)
         assert "no longer holds" in archive.codes.reason
         assert recall(archive, texts(5, seed=13)) == 1.0
+
+
+def test_closing_waits_for_what_is_being_prepared(coded: Path) -> None:
+    """Codes are found through the database: a connection closed under that would end the process."""
+    for _ in range(30):
+        with Archive.open(coded) as archive:
+            archive.prepare()
+        assert "prepare" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_without_faiss_the_search_is_exact_and_says_why(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,15 +316,19 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
 # Whether it is there
 
 
-def test_presence_is_the_mean_of_the_five_best_windows() -> None:
+def test_presence_is_the_mean_of_the_best_windows() -> None:
     scores = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], np.float32)
     background = np.stack([scores - 0.2, scores], axis=1)
     judged = presence_of(scores, background, None)
     assert judged.score == pytest.approx(0.3)
     assert judged.bar == pytest.approx(0.2)
     assert (judged.present, judged.calibrated) == (True, False)
+    # A calibrated threshold is held against as many windows as an archive of so many tiles would average.
     held = presence_of(scores, background, 0.31)
-    assert (held.present, held.calibrated, held.bar) == (False, True, 0.31)
+    assert (held.present, held.calibrated, held.bar) == (True, True, 0.31)
+    assert held.score == pytest.approx(0.5)
+    many = np.concatenate([np.zeros(400, np.float32), scores])
+    assert presence_of(many, np.zeros((406, 1), np.float32), 0.31).score == pytest.approx(0.4)
 
 
 def test_phrases_are_asked_in_every_template_and_descriptions_as_they_are(model: Embedder) -> None:

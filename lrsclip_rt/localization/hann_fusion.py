@@ -56,7 +56,8 @@ class SizeGroup:
         first, end = int(touched[0]), int(touched[-1]) + 1
         table = np.zeros((end - first, len(self.col_factors)), np.float32)
         here = (self.row_of >= first) & (self.row_of < end)
-        table[self.row_of[here] - first, self.col_of[here]] = values[self.members[here]]
+        # Windows may lie on each other.
+        np.add.at(table, (self.row_of[here] - first, self.col_of[here]), values[self.members[here]])
         total += self.row_factors[first:end, top:bottom].T @ (table @ self.col_factors)
 
 

@@ -94,6 +94,12 @@ def test_any_windows_fuse_as_the_kernels_reference_does(data: st.DataObject) -> 
     np.testing.assert_allclose(fusion.fuse(scores[:, 0]), hann_means(grid, scores)[0], atol=1e-4)
 
 
+def test_windows_on_each_other_count_both() -> None:
+    windows = [Window(0, 0, 20, 20), Window(0, 0, 20, 20)]
+    fused = hann_fusion(windows, height=20, width=20, rows=5, cols=5).fuse(np.array([0.2, 0.6]))
+    np.testing.assert_allclose(fused, 0.4, atol=1e-6)
+
+
 def test_a_map_runs_smoothly_from_window_to_window() -> None:
     windows = tile_grid(1024, 1024, size=256, overlap=0.0)
     scores = np.random.default_rng(2).normal(0, 1, len(windows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +16,7 @@ from lrsclip_rt.archive.footprints import rings_from_wkb
 from lrsclip_rt.archive.guarding import guarded, refuse_unless
 from lrsclip_rt.archive.moves import has_table, is_live, moved_rows, row_in_snapshot
 from lrsclip_rt.archive.records import ContentRecord, NewTile, Producer, SegmentRecord, TileRecord
+from lrsclip_rt.archive.source_paths import SourcePaths
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window
 
@@ -181,14 +181,12 @@ class Catalog:
 
     @guarded
     def sources_by_path(self, patterns: Sequence[str]) -> set[int]:
-        """Sources whose path, whole or relative to its root, equals or matches one of ``patterns``."""
+        """Sources that one of ``patterns`` means (``source_paths``)."""
         query = "SELECT source, roots.path, locations.path FROM locations JOIN roots USING (root)"
-        found = set()
-        for source, root, path in self._database.execute(query):
-            names = (path, str(Path(root) / path))
-            if any(name == p or fnmatchcase(name, p) for p in patterns for name in names):
-                found.add(int(source))
-        return found
+        wanted = SourcePaths(patterns)
+        return {
+            int(source) for source, root, path in self._database.execute(query) if wanted.match(root, path)
+        }
 
     @guarded
     def sources_by_metadata(self, metadata: Mapping[str, str]) -> set[int]:

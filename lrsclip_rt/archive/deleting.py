@@ -32,7 +32,7 @@ def sources_to_delete(
 
     Args:
         archive: The archive.
-        patterns: Paths, whole or relative to their root, or shell patterns of these.
+        patterns: Paths, whole, relative to their root or to the working folder, or shell patterns of these.
         ids: Tile ids or their beginnings; the whole source of the tile is meant.
         metadata: Keys and values that a source must have; alone, every source that has them is meant.
 

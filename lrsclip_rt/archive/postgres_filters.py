@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsclip_rt.archive.footprints import boxes_of
 from lrsclip_rt.archive.postgres_connection import Server
 from lrsclip_rt.archive.postgres_schema import query
+from lrsclip_rt.archive.source_paths import SourcePaths
 from lrsclip_rt.archive.where import Where
 from lrsclip_rt.errors import InputError
 
@@ -95,14 +94,13 @@ def _sources(connection: Connection[Any], server: Server, where: Where) -> Itera
 
 
 def _by_path(connection: Connection[Any], server: Server, patterns: Iterable[str]) -> set[int]:
-    wanted = list(patterns)
-    found = set()
-    for source, locations in connection.execute(query("SELECT source, locations FROM {s}.sources", server)):
-        for root, path, _ in locations:
-            names = (path, str(Path(root) / path))
-            if any(name == p or fnmatchcase(name, p) for p in wanted for name in names):
-                found.add(int(source))
-    return found
+    wanted = SourcePaths(patterns)
+    listed = connection.execute(query("SELECT source, locations FROM {s}.sources", server))
+    return {
+        int(source)
+        for source, locations in listed
+        if any(wanted.match(root, path) for root, path, _ in locations)
+    }
 
 
 def _check_keys(connection: Connection[Any], server: Server, keys: Iterable[str]) -> None:

@@ -31,7 +31,8 @@ class Where:
             antimeridian.
         start: First moment that passes; ISO 8601 text, date or datetime, UTC.
         end: First moment that no longer passes; a bare date is that whole day, which passes.
-        sources: Paths of sources, whole or relative to their root, or shell patterns of these; any of them.
+        sources: Paths of sources, whole, relative to their root or to the working folder, or shell
+            patterns of these; any of them.
         metadata: Keys and values that the source must have.
         aoi: Polygons that the footprint must share a point with.
         conditions: What the source's metadata must fulfil, such as ``"eo:cloud_cover<=20"``.

@@ -162,6 +162,7 @@ def test_sources_are_chosen_by_path_by_tile_and_by_metadata(folder: Path) -> Non
         tile = archive.tiles_of_source(4)[2].id
         assert sources_to_delete(archive, patterns=["000.tif", "/data/scenes/003.tif"]) == [1, 4]
         assert sources_to_delete(archive, patterns=["00[12].tif"]) == [2, 3]
+        assert sources_to_delete(archive, patterns=["/data/lists/../scenes/003.tif"]) == [4]
         assert sources_to_delete(archive, ids=[tile[:16]]) == [4]
         assert sources_to_delete(archive, metadata={"sensor": "naip"}) == [1, 2]
         assert sources_to_delete(archive, patterns=["*"], metadata={"sensor": "s2"}) == [3]

@@ -33,6 +33,14 @@ __all__ = ["command"]
     help="Build the text engine for the full length alone: one profile, not four.",
 )
 @click.option(
+    "--image-batch",
+    type=click.IntRange(min=1, max=1024),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Largest batch of images, which the engine is tuned for: more for a server, less for a board.",
+)
+@click.option(
     "--workspace",
     type=click.IntRange(min=1),
     default=None,
@@ -54,6 +62,7 @@ def command(
     bundle: Path,
     precisions: tuple[str, ...],
     static_text: bool,
+    image_batch: int,
     workspace: int | None,
     version_compatible: bool,
     strip: bool,
@@ -91,7 +100,7 @@ def command(
     try:
         names = precisions_to_build(opened, split_commas(precisions), gpu.info)
         limit = workspace or shared_memory_limit_mib(gpu)
-        options = BuildOptions(static_text, limit, version_compatible, strip)
+        options = BuildOptions(static_text, limit, version_compatible, strip, image_batch)
         with _stages() as advance:
             builds = [build_precision(trt, opened, name, gpu, options, advance=advance) for name in names]
             advance("race", 0.0)

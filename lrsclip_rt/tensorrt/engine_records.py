@@ -132,13 +132,14 @@ class BuildRecord:
 def _options(group: Fields) -> BuildOptions:
     flags = {name: group.take(name) for name in ("static_text", "version_compatible", "strip")}
     workspace = group.take("workspace_mib")
+    image_batch = group.integer("image_batch", minimum=1)
     group.end()
     whole = workspace is None or (type(workspace) is int and workspace > 0)
     if not whole or not all(type(value) is bool for value in flags.values()):
         raise BundleError(
             f"build.json: options are {flags} and {workspace!r:.40}, expected true or false and MiB"
         )
-    return BuildOptions(workspace_mib=workspace, **flags)
+    return BuildOptions(workspace_mib=workspace, image_batch=image_batch, **flags)
 
 
 def _engine(entry: Fields) -> EngineRecord:

@@ -16,7 +16,6 @@ ENGINE_TOWERS = ("image", "dense", "text")
 _TEXT_LENGTHS = (32, 64, 128)
 """Below the context length, which is always the last."""
 _TOKENS_PER_RUN = 4096
-_IMAGES_PER_RUN = 32
 _DENSE_IMAGES_PER_RUN = 8
 _QUERIES = 8
 """What the lengths are tuned for: a handful of queries; the largest batch is for captions."""
@@ -32,12 +31,14 @@ class BuildOptions:
             leaves it to TensorRT, which takes up to all memory.
         version_compatible: The engine runs on later versions of TensorRT too.
         strip: Leave the weights out of the plan; they are put back from the ONNX file at each start.
+        image_batch: The largest batch of images, which the engine is tuned for.
     """
 
     static_text: bool = False
     workspace_mib: int | None = None
     version_compatible: bool = False
     strip: bool = False
+    image_batch: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def profiles_for(tower: str, spec: ModelSpec, options: BuildOptions) -> tuple[Pr
         options: Whether texts have one length only.
     """
     if tower != "text":
-        maximum = _IMAGES_PER_RUN if tower == "image" else _DENSE_IMAGES_PER_RUN
+        maximum = options.image_batch if tower == "image" else min(options.image_batch, _DENSE_IMAGES_PER_RUN)
         return (Profile(None, maximum, maximum, {"pixels": (3, spec.image_size, spec.image_size)}),)
     shorter = () if options.static_text else [n for n in _TEXT_LENGTHS if n < spec.context_length]
     return tuple(

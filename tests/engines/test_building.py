@@ -329,6 +329,16 @@ def test_static_text_builds_one_length_that_answers_for_every_text(host: Any, bu
     np.testing.assert_allclose(ours.embed_texts(["a ship"]), fp32.embed_texts(["a ship"]), atol=1e-3)
 
 
+def test_engines_take_batches_of_the_size_that_was_asked_for(host: Any, bundle: Bundle) -> None:
+    build = built(host, bundle, image_batch=5)
+    most = {tower: engine.profiles[0].maximum for tower, engine in build.record.engines.items()}
+    assert (most["image"], most["dense"]) == (5, 5)
+    assert build.record.options.image_batch == 5
+    ours = load(bundle, backend="tensorrt", precision="fp16")
+    fp32 = load(bundle, backend="onnxruntime", precision="fp32")
+    np.testing.assert_allclose(ours.embed_pixels(pixels(7)), fp32.embed_pixels(pixels(7)), atol=1e-3)
+
+
 def test_check_holds_the_engines_against_fp32_like_any_backend(host: Any, bundle: Bundle) -> None:
     built(host, bundle)
     found = {one.precision: one for one in check_bundle(bundle, backend="tensorrt").results}

@@ -156,7 +156,6 @@ def measure(model: Embedder, case: Case, work: Path, arguments: argparse.Namespa
         report = index_sources(folder, [case.source], model)
         if report.rows != len(case.windows) or report.failures:
             sys.exit(f"{case.name}: indexed {report.rows} of {len(case.windows)} rows, {report.failures}")
-        shutil.rmtree(folder)
 
     sample = np.stack([pixels_from_array(array, model.spec.pixel_spec) for array in case.windows[:256]])
     contenders = {"encoder": encoder, "index": index, "model alone": lambda _: model.embed_pixels(sample)}

@@ -15,7 +15,7 @@ same text tower in fp32, one query at a time, text tower included. Recall counts
 the tenth best of an exact scan. Filters are bands of latitude that 1 % and 10 % of the rows pass.
 
 Prints a table, then the record; ``--record`` also appends it to benchmarks/results/<device>/search.jsonl.
-What was made in --work is used again, so a long run can be done in pieces.
+What was made in --work is used again, so a long run can be done in pieces; --prepare only makes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ from numpy.typing import NDArray
 # A script finds what lies beside it; the modules of this one are known from the folder above.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.search_archive import FILTERS, Made, base_and_queries, enlarged_archive
+from benchmarks.search_archive import (
+    FILTERS,
+    INGEST_ROWS,
+    Made,
+    base_and_queries,
+    enlarged_archive,
+    ingest_seconds,
+)
 from benchmarks.search_contenders import CONTENDERS, Job, K, SearchService
 from benchmarks.side_by_side.remote import Remote, RemoteError
 from lrsclip_rt.archive import Archive
@@ -58,6 +65,7 @@ _TARGETS = {1_000_000: (15.0, None), 10_000_000: (120.0, 1.5e9)}
 """Rows: most milliseconds at the median, most resident bytes."""
 _LEAST_RECALL = 0.99
 _COLD_TARGET_S = 1.0
+_STARTS = 7
 
 _log = logging.getLogger("search")
 
@@ -89,12 +97,15 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="seconds of timing a contender and filter")
     parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--work", type=Path, help="keeps archives and indexes; default a temporary folder")
+    parser.add_argument("--prepare", action="store_true", help="make what is missing in --work, then end")
     parser.add_argument("--record", action="store_true", help="append the record to the results")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
     for name in names:
         if name not in CONTENDERS:
             parser.error(f"--only: {name} is unknown, expected some of {', '.join(CONTENDERS)}")
+    if arguments.prepare and arguments.work is None:
+        parser.error("--prepare needs --work")
     if arguments.rows < K or arguments.queries < 1 or arguments.threads < 1:
         parser.error("--rows, --queries and --threads must be positive")
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -128,18 +139,25 @@ def compare(work: Path, names: Sequence[str], arguments: argparse.Namespace) -> 
             remote = stack.enter_context(Remote(SearchService, job))
             try:
                 opened = remote.call("open", tuple(FILTERS), timeout_s=_CALL_S)
+                if arguments.prepare:
+                    remote.close()
+                    continue
                 measured += checked(name, remote, truth, texts, bool(opened["filters"]))
             except RemoteError as error:
+                _log.warning("%s: not run: %s", name, error)
                 facts.append({"what": "not run", "contender": name, "reason": str(error)})
                 continue
             remotes[name] = remote
             facts.append({"what": "opened", "contender": name, **opened})
+        if arguments.prepare:
+            return
         timed(measured, remotes, texts, arguments.budget)
         for name, remote in remotes.items():
             peak = remote.call("peak_memory_bytes", timeout_s=_CALL_S)
             facts.append({"what": "peak memory", "contender": name, "bytes": peak})
-    starts = cold_starts(folder, texts[:5])
-    report(arguments, materials.origin, made, measured, facts, starts)
+    starts = cold_starts(folder, texts[:_STARTS])
+    ingest_s = ingest_seconds(work / "ingest", materials)
+    report(arguments, materials.origin, made, ingest_s, measured, facts, starts)
 
 
 class Truth:
@@ -226,6 +244,7 @@ def report(
     arguments: argparse.Namespace,
     origin: str,
     made: Made,
+    ingest_s: float,
     measured: Sequence[Measured],
     facts: Sequence[dict[str, Any]],
     starts: Sequence[float],
@@ -235,7 +254,8 @@ def report(
     ingest = {
         "what": "ingest",
         "contender": "lrsclip",
-        "rows_per_s": made.rows / made.append_s,
+        "ingest_rows": INGEST_ROWS,
+        "rows_per_s": INGEST_ROWS / ingest_s,
         **asdict(made),
     }
     cold_s = float(np.median(starts))

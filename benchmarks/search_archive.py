@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,10 @@ from lrsclip_rt.embedder import load
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window
 
-__all__ = ["FILTERS", "Materials", "base_and_queries", "enlarged_archive"]
+__all__ = ["FILTERS", "INGEST_ROWS", "Materials", "base_and_queries", "enlarged_archive", "ingest_seconds"]
+
+INGEST_ROWS = 200_000
+"""Rows that are appended to a new archive to time it."""
 
 SCENE_ROWS = 10_000
 """Tiles of a source: 100 x 100, without overlap."""
@@ -105,19 +109,17 @@ class Made:
 
     Attributes:
         rows: Its rows.
-        append_s: To append and commit all vectors [s].
         codes_s: To build its codes [s].
         codes: Facts of the codes.
     """
 
     rows: int
-    append_s: float
     codes_s: float
     codes: dict[str, Any]
 
 
 def enlarged_archive(folder: Path, materials: Materials, rows: int, say: Callable[[str], None]) -> Made:
-    """An archive of ``rows`` interpolated embeddings with its codes; one that is complete is kept.
+    """An archive of ``rows`` interpolated embeddings with its codes; what is there already is kept.
 
     Every row lies between two distinct real embeddings, at a random place from 0.2 to 0.8.
     """
@@ -126,33 +128,45 @@ def enlarged_archive(folder: Path, materials: Materials, rows: int, say: Callabl
         return Made(**json.loads(facts.read_text(encoding="utf-8")))
     from lrsclip_rt.archive.code_building import build_codes
 
-    model = load()
-    base = np.load(materials.base)
-    start = time.perf_counter()
-    with ArchiveWriter(
-        folder, model_from_bundle(model.bundle), producer_from_embedder(model), bundle=model.bundle
-    ) as writer:
-        making = 0.0
-        for number in range(-(-rows // SCENE_ROWS)):
-            wanted = min(SCENE_ROWS, rows - number * SCENE_ROWS)
-            began = time.perf_counter()
-            vectors, tiles = interpolated(base, wanted, number), list(_tiles(number, wanted))
-            making += time.perf_counter() - began
-            source = writer.add_source(_content(number))
-            writer.add_location(source, Location("/benchmark", f"scene-{number:05d}.tif"))
-            writer.append(source, tiles, vectors)
-            writer.commit()
-            if number % 20 == 19:
-                say(f"{folder.name}: {writer.rows} rows")
-    append_s = time.perf_counter() - start - making
+    _append_scenes(folder, np.load(materials.base), rows, say)
     start = time.perf_counter()
     report = build_codes(folder)
     codes_s = time.perf_counter() - start
     say(f"{folder.name}: codes, {report.calibration}")
     calibration = json.loads(json.dumps(asdict(report.calibration)))
-    made = Made(rows, append_s, codes_s, {"bytes": report.bytes, **calibration})
+    made = Made(rows, codes_s, {"bytes": report.bytes, **calibration})
     facts.write_text(json.dumps(asdict(made)), encoding="utf-8")
     return made
+
+
+def ingest_seconds(folder: Path, materials: Materials) -> float:
+    """To append and commit ``INGEST_ROWS`` vectors with their tiles to a new archive, removed again [s]."""
+    try:
+        return _append_scenes(folder, np.load(materials.base), INGEST_ROWS, lambda _: None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _append_scenes(folder: Path, base: NDArray[np.float32], rows: int, say: Callable[[str], None]) -> float:
+    """Seconds to append and commit the scenes that ``folder`` lacks; without making their vectors."""
+    model = load()
+    seconds = 0.0
+    with ArchiveWriter(
+        folder, model_from_bundle(model.bundle), producer_from_embedder(model), bundle=model.bundle
+    ) as writer:
+        # A scene is a commit, so that an interrupted run left whole ones.
+        for number in range(writer.rows // SCENE_ROWS, -(-rows // SCENE_ROWS)):
+            wanted = min(SCENE_ROWS, rows - number * SCENE_ROWS)
+            vectors, tiles = interpolated(base, wanted, number), list(_tiles(number, wanted))
+            began = time.perf_counter()
+            source = writer.add_source(_content(number))
+            writer.add_location(source, Location("/benchmark", f"scene-{number:05d}.tif"))
+            writer.append(source, tiles, vectors)
+            writer.commit()
+            seconds += time.perf_counter() - began
+            if number % 20 == 19:
+                say(f"{folder.name}: {writer.rows} rows")
+    return seconds
 
 
 def interpolated(base: NDArray[np.float32], rows: int, seed: int) -> NDArray[np.float32]:

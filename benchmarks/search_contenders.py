@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,51 @@ class Pgvector(Contender):
         return psycopg.connect(server.get_uri(), autocommit=True)
 
 
+class ClipRetrieval(Contender):
+    """clip-retrieval's index, as autofaiss chooses it, and the search of its service, duplicates kept."""
+
+    filters = False
+    most_rows, why_most = 3_000_000, "its index is built from float32 rows in memory"
+
+    def build(self) -> float:
+        from clip_retrieval.clip_index import clip_index
+
+        done = self.job.work / "clip-retrieval.seconds"
+        if done.is_file():
+            return float(done.read_text())
+        rows = self.job.work / "rows" / "img_emb"
+        rows.mkdir(parents=True, exist_ok=True)
+        for number, segment in enumerate(self.archive.mapped_segments):
+            np.save(rows / f"img_emb_{number:04}.npy", np.asarray(segment.f16))
+        (self.job.work / "index").mkdir(exist_ok=True)
+        start = time.perf_counter()
+        # Its command's own defaults but for the number of cores; there are no metadata to copy.
+        folders = (str(rows.parent), str(self.job.work / "index"))
+        clip_index(*folders, copy_metadata=False, nb_cores=self.job.threads)
+        seconds = time.perf_counter() - start
+        done.write_text(str(seconds))
+        return seconds
+
+    def open(self, filters: Sequence[str]) -> None:
+        from clip_retrieval.clip_back import KnnService, load_index
+
+        import_faiss().omp_set_num_threads(self.job.threads)
+        index = load_index(str(self.job.work / "index" / "image.index"), enable_faiss_memory_mapping=True)
+        self._resource = SimpleNamespace(
+            image_index=index,
+            text_index=None,
+            metadata_is_ordered_by_ivf=False,
+            safety_model=None,
+            violence_detector=None,
+        )
+        self._service: Any = KnnService()
+
+    def search(self, query: NDArray[np.float32], where: str | None) -> NDArray[np.int64]:
+        wishes = {"deduplicate": False, "use_safety_model": False, "use_violence_detector": False}
+        rows = self._service.knn_search(query[None], "image", K, self._resource, **wishes)[1]
+        return np.asarray(rows, np.int64)
+
+
 CONTENDERS: dict[str, type[Contender]] = {
     "lrsclip": Ours,
     "lrsclip-exact": OursExact,
@@ -235,7 +281,9 @@ CONTENDERS: dict[str, type[Contender]] = {
     "faiss-flat": FaissFlat,
     "usearch-hnsw": UsearchHnsw,
     "pgvector-hnsw": Pgvector,
+    "clip-retrieval": ClipRetrieval,
 }
+"""``clip-retrieval`` needs an environment of its own, which ``benchmarks/peers.py`` makes."""
 
 
 class SearchService:

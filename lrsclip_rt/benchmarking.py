@@ -10,7 +10,7 @@ A record is a plain JSON object::
     device         {name, architecture, cpus, instructions}: the processor, with e.g. amx-int8 or avx512-vnni
     threads        threads of one run
     settings       what was asked for
-    results        rows: {what, ..., p50_ms, p95_ms, rounds, per_second}
+    results        rows: {what, ..., p50_ms, p95_ms, p99_ms, rounds, per_second}
     peak_rss_bytes the largest resident memory of the process
 
 Times of contenders that are compared come from one run with interleaved rounds; ratios are of medians.
@@ -82,6 +82,7 @@ class BenchRow:
         contender: Who did it, for example ``int8-cpu onnxruntime``.
         p50_ms: Median of the rounds [ms].
         p95_ms: 95th percentile of the rounds [ms].
+        p99_ms: 99th percentile of the rounds [ms]; of few rounds nearly the slowest.
         rounds: How many rounds.
         batch: Items of a round; 1 for a single query.
         per_second: Items a second at the median.
@@ -91,6 +92,7 @@ class BenchRow:
     contender: str
     p50_ms: float
     p95_ms: float
+    p99_ms: float
     rounds: int
     batch: int
     per_second: float
@@ -116,8 +118,8 @@ class BenchRow:
 
         if not seconds:
             raise InputError(f"{what}: no rounds were timed, expected at least one")
-        p50, p95 = (float(value) for value in np.percentile(seconds, [50, 95]))
-        return cls(what, contender, 1000 * p50, 1000 * p95, len(seconds), batch, batch / p50)
+        p50, p95, p99 = (float(value) for value in np.percentile(seconds, [50, 95, 99]))
+        return cls(what, contender, 1000 * p50, 1000 * p95, 1000 * p99, len(seconds), batch, batch / p50)
 
 
 @dataclass(frozen=True, slots=True)

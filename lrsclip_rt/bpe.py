@@ -94,7 +94,7 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> Vocabulary:
             f"vocabulary {path} is not a gzip text file ({error}); copy it again from the model's bundle"
         ) from error
     # The first line is a title; what follows the 48,894th merge was never part of the model.
-    merges = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1]]
+    merges = [tuple(line.split()) for line in text.split("\n", MERGES + 1)[1 : MERGES + 1]]
     pairs = [(merge[0], merge[1]) for merge in merges if len(merge) == 2]
     if len(pairs) != MERGES:
         raise BundleError(

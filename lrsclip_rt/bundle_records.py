@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT_VERSION",
+    "PLAIN_DENSE",
     "RESIZE_RULE",
     "VOCABULARY_FILE",
     "FileRecord",
@@ -39,6 +40,8 @@ __all__ = [
 FORMAT_VERSION = 1
 RESIZE_RULE = "shorter-side-pillow-bicubic-center-crop"
 VOCABULARY_FILE = "vocabulary.txt.gz"
+PLAIN_DENSE = "last block"
+"""Recipe of the dense graphs of bundles that name none: patch tokens as the last block leaves them."""
 
 _UNSAFE_IN_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
 
@@ -62,6 +65,7 @@ class ModelSpec:
         tokenizer_sha256: Hash of the vocabulary file.
         templates: Prompt templates with the placeholder ``{}``.
         patch_grid: ``(rows, cols)`` of the dense output.
+        dense_recipe: How the dense graphs make it, in words.
     """
 
     name: str
@@ -78,6 +82,7 @@ class ModelSpec:
     kps_keep: int = 20
     kps_ratio: int = 4
     resize: str = RESIZE_RULE
+    dense_recipe: str = PLAIN_DENSE
 
     @property
     def pixel_spec(self) -> PixelSpec:
@@ -173,6 +178,8 @@ class Manifest:
         """
         model = asdict(self.spec)
         kps = {"keep": model.pop("kps_keep"), "ratio": model.pop("kps_ratio")}
+        if self.spec.dense_recipe == PLAIN_DENSE:
+            del model["dense_recipe"]
         record: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "model": {**model, "kps": kps},
@@ -295,6 +302,7 @@ def _spec(model: Fields) -> ModelSpec:
         kps_keep=kps.integer("keep", minimum=0, maximum=65_536),
         kps_ratio=kps.integer("ratio", minimum=1, maximum=64),
         resize=model.text("resize"),
+        dense_recipe=model.text("dense_recipe") if model.has("dense_recipe") else PLAIN_DENSE,
     )
     kps.end()
     model.end()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,21 +9,11 @@ from numpy.typing import NDArray
 
 from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.errors import BundleError
+from lrsclip_rt.npz_reading import arrays_from_npz
 
 __all__ = ["Probe", "probe_from_bundle"]
 
 _MAX_BYTES = 256 << 20
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,  # an encrypted archive, or one with an unknown compression
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _KEYS = ("images", "texts", "image_embeddings", "text_embeddings")
 
 
@@ -57,17 +45,8 @@ def probe_from_bundle(bundle: Bundle) -> Probe:
     """
     path = bundle.probe_path
     try:
-        # Opened here, since NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as stream:
-            with zipfile.ZipFile(stream) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > _MAX_BYTES:
-                raise ValueError(f"it unpacks to {unpacked} bytes, at most {_MAX_BYTES} are allowed")
-            stream.seek(0)
-            # No pickle: an array of objects is refused instead of executed.
-            with np.load(stream, allow_pickle=False) as arrays:
-                images, texts, image_rows, text_rows = (arrays[key] for key in _KEYS)
-    except _UNREADABLE as error:
+        images, texts, image_rows, text_rows = arrays_from_npz(path, _KEYS, most_bytes=_MAX_BYTES)
+    except ValueError as error:
         raise BundleError(
             f"{path} cannot be read: {error}. Expected the arrays {', '.join(_KEYS)}"
         ) from error

@@ -28,6 +28,18 @@ SUPERSAMPLE = 4
 LOSSY = frozenset({"jpeg", "webp", "lerc", "jpeg2000", "jxl"})
 
 
+_SERVICES = ("WMS", "WMTS", "WCS", "HTTP", "OGCAPI", "PLMOSAIC", "EEDA", "EEDAI", "DAAS", "STACIT", "STACTA")
+_CLOSED: dict[str, str] = {
+    # Python code in a virtual raster, which an environment variable of the same name would allow.
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    # Remote files named by a virtual raster: none has this name.
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "no remote file",
+    # Formats that are a service's address; a file of any ending may be one.
+    "GDAL_SKIP": " ".join(_SERVICES),
+}
+"""Settings under which no raster runs code or opens the network."""
+
+
 def import_rasterio() -> ModuleType:
     """Import rasterio.
 
@@ -52,9 +64,9 @@ def gdal_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def gdal_environment() -> Iterator[None]:
-    """GDAL with a bounded cache, and rasterio's warnings (no georeference, no overview ...) kept in."""
+    """GDAL with a bounded cache, no code, no network, and rasterio's warnings (no overview ...) kept in."""
     rasterio = import_rasterio()
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **_CLOSED):
         warnings.simplefilter("ignore", category=UserWarning)  # the base of rasterio's own
         yield
 
@@ -90,6 +102,11 @@ class GdalPixels:
 
     def _prepare(self, bands: tuple[int, ...] | None, nodata: float | None) -> None:
         dataset = self.dataset
+        # GDAL_SKIP comes too late where somebody else started GDAL in this process before.
+        if dataset.driver in _SERVICES:
+            raise RasterError(
+                f"{self.path} is the address of a {dataset.driver} service; fetch its pixels first"
+            )
         self.height, self.width = int(dataset.height), int(dataset.width)
         if dataset.count == 0:
             found = f"{len(dataset.subdatasets)} subdatasets"

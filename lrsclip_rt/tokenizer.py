@@ -33,6 +33,8 @@ _CACHED_WORD_LENGTH = 64
 # ftfy and html.unescape leave such text alone: ASCII without the control characters and escape sequences
 # that ftfy removes, and without an "&" that could start an entity.
 _PLAIN = re.compile(r"[\t\n\r\x20-\x25\x27-\x7e]*(?:&(?![#0-9A-Za-z])[\t\n\r\x20-\x25\x27-\x7e]*)*")
+# What ``_parts_finder`` does with a word of ASCII; the module that knows all letters takes long to import.
+_ASCII_PARTS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.IGNORECASE | re.ASCII)
 # An ampersand escaped many times over: "&amp;amp;amp;...".
 _NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#38|#[xX]26);){16,}")
 
@@ -167,7 +169,8 @@ class Tokenizer:
 
     def _word_ids(self, word: str) -> tuple[int, ...]:
         vocabulary = self._vocabulary
-        ids = tuple([i for part in _parts_finder()(word) for i in vocabulary.ids_from_word(part)])
+        find = _ASCII_PARTS.findall if word.isascii() else _parts_finder()
+        ids = tuple([i for part in find(word) for i in vocabulary.ids_from_word(part)])
         if len(word) <= _CACHED_WORD_LENGTH:
             if len(self._words) >= _CACHED_WORDS:
                 self._words = {}  # a new dict, since another thread may be reading the old one

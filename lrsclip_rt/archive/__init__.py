@@ -1,6 +1,11 @@
-"""A searchable archive of tile embeddings: one folder, one writer, many readers."""
+"""A searchable archive of tile embeddings: one folder, one writer, many readers.
+
+The writing side is imported when it is first named: a search starts without it.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from lrsclip_rt.archive.area import Area
 from lrsclip_rt.archive.conditions import Condition
@@ -9,7 +14,9 @@ from lrsclip_rt.archive.ids import tile_id
 from lrsclip_rt.archive.records import ContentRecord, Location, ModelRecord, NewTile, Producer, TileRecord
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.archive.where import Where
-from lrsclip_rt.archive.writing import ArchiveWriter
+
+if TYPE_CHECKING:
+    from lrsclip_rt.archive.writing import ArchiveWriter
 
 __all__ = [
     "Archive",
@@ -27,3 +34,15 @@ __all__ = [
     "Where",
     "tile_id",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ArchiveWriter":
+        from lrsclip_rt.archive.writing import ArchiveWriter
+
+        return ArchiveWriter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,6 +18,20 @@ _ENVELOPE_BYTES = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
 _LONLAT = frozenset({"EPSG:4326", "OGC:CRS84"})
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 _DEEPEST = 4
+_MOST_BLOB_BYTES = 64 << 20
+_MOST_STEPS, _STEPS_AT_ONCE = 50_000_000, 10_000
+"""Instructions of SQLite's machine: seconds; a layer of a million polygons takes less than a tenth."""
+
+
+class _Steps:
+    """Interrupts a statement that takes more steps."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def __call__(self) -> bool:
+        self._left -= _STEPS_AT_ONCE
+        return self._left < 0
 
 
 def polygons_from_geopackage(path: Path) -> tuple[Polygon, ...]:
@@ -30,21 +44,37 @@ def polygons_from_geopackage(path: Path) -> tuple[Polygon, ...]:
     try:
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
+            # A layer may be a view, and a forged one never ends.
+            database.set_progress_handler(_Steps(_MOST_STEPS), _STEPS_AT_ONCE)
             table, column, crs = _layer(database, path)
-            rows = database.execute(f"SELECT {_quoted(column)} FROM {_quoted(table)}").fetchall()
+            blobs = list(_blobs(database, table, column, path))
         finally:
             database.close()
-    except (sqlite3.Error, UnicodeError, ValueError) as error:
+    except (sqlite3.Error, UnicodeError, ValueError, TypeError, AttributeError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no readable GeoPackage ({error})") from error
     try:
-        polygons = tuple(
-            polygon for (blob,) in rows if blob is not None for polygon in _polygons_of_blob(blob, path)
-        )
+        polygons = tuple(polygon for blob in blobs for polygon in _polygons_of_blob(blob, path))
     except (struct.error, TypeError, KeyError) as error:
         raise InputError(f"{path} has a geometry that is cut off or no GeoPackage geometry") from error
     return polygons if crs in _LONLAT else lonlat_polygons(polygons, crs, str(path))
+
+
+def _blobs(database: sqlite3.Connection, table: str, column: str, path: Path) -> Iterator[bytes]:
+    """The geometries of a layer, as long as they are of a size that a file of them can have."""
+    held = 0
+    for (blob,) in database.execute(f"SELECT {_quoted(column)} FROM {_quoted(table)}"):
+        if blob is None:
+            continue
+        if not isinstance(blob, bytes):
+            raise InputError(f"{path} has a geometry that is a {type(blob).__name__}, expected a BLOB")
+        held += len(blob) + 64
+        if held > _MOST_BLOB_BYTES:
+            raise InputError(
+                f"{path} has geometries of more than {_MOST_BLOB_BYTES} bytes; simplify the polygons"
+            )
+        yield blob
 
 
 def _layer(database: sqlite3.Connection, path: Path) -> tuple[str, str, str]:
@@ -73,8 +103,6 @@ def _quoted(name: str) -> str:
 
 
 def _polygons_of_blob(blob: bytes, path: Path) -> list[Polygon]:
-    if not isinstance(blob, bytes):
-        raise TypeError(f"a geometry is a {type(blob).__name__}")
     magic, flags = blob[:2], blob[3] if len(blob) > 3 else 0
     if magic != b"GP" or flags & 0x20:
         raise InputError(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lrsclip_rt.archive.guarding import reading
 from lrsclip_rt.archive.records import SegmentRecord
-from lrsclip_rt.archive.schema import ArchiveInfo
+from lrsclip_rt.archive.schema import DATABASE, ArchiveInfo
 from lrsclip_rt.archive.segments import Column, check_length, column_path, columns_of
 from lrsclip_rt.errors import ArchiveCorruptError
 
@@ -45,8 +46,9 @@ def checked_blocks(
         for first in range(0, record.rows, info.block_rows):
             rows = min(info.block_rows, record.rows - first)
             query = "SELECT column_name, rows, crc32 FROM blocks WHERE segment = ? AND block = ?"
-            found = database.execute(query, (record.number, first // info.block_rows)).fetchall()
-            told = {name: (count, crc) for name, count, crc in found}
+            with reading(folder.parent / DATABASE):
+                found = database.execute(query, (record.number, first // info.block_rows)).fetchall()
+                told = {name: (count, crc) for name, count, crc in found}
             content = {}
             for column in columns:
                 part = streams[column.name].read(rows * column.row_bytes)

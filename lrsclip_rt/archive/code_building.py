@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from lrsclip_rt.archive.code_files import (
     CodeManifest,
     Codes,
     CodesObstacle,
-    codes_from_folder,
     covered_rows,
-    read_manifest,
+    manifest_and_codebook,
     write_checked,
     write_manifest,
 )
@@ -28,7 +27,7 @@ from lrsclip_rt.archive.codebooks import TRAINING_ROWS, Codebook, import_faiss, 
 from lrsclip_rt.archive.exact_scanning import rescored
 from lrsclip_rt.archive.half_floats import float32_from_half
 from lrsclip_rt.archive.locking import WriterLock
-from lrsclip_rt.archive.ranking import CODES_FROM_ROWS, Ranker
+from lrsclip_rt.archive.ranking import CODES_FROM_ROWS, UNCODED_ROWS, Ranker
 from lrsclip_rt.archive.recall import (
     CALIBRATED_K,
     MOST_CANDIDATES,
@@ -36,10 +35,11 @@ from lrsclip_rt.archive.recall import (
     Trial,
     calibrated,
 )
+from lrsclip_rt.archive.records import SegmentRecord
 from lrsclip_rt.archive.scanning import Ranked, rows_of
 from lrsclip_rt.archive.segments import Segment
 from lrsclip_rt.archive.store import Archive
-from lrsclip_rt.errors import ArchiveError, BackendError, BundleError
+from lrsclip_rt.errors import ArchiveCorruptError, ArchiveError, BackendError, BundleError
 
 __all__ = ["CodesReport", "build_codes", "refresh_codes"]
 
@@ -47,7 +47,9 @@ IMAGE_QUERIES = 250
 _SEED = 10
 _BLOCK_ROWS = 16_384
 _UNCODED_SHARE = 0.1
-"""Rows without codes, of all, from which on ``refresh_codes`` gives them some."""
+"""So large a part of the archive does not wait either."""
+_SAME_SIZE = (0.8, 1.1)
+"""The recall that was measured holds for an archive of so many times the rows that it had then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,24 @@ class CodesReport:
     without_texts: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What of earlier codes goes on counting; files and loaded codes by the number of their segment."""
+
+    codebook: Codebook
+    codebook_file: CodeFile
+    files: Mapping[int, CodeFile] = field(default_factory=dict)
+    pieces: Mapping[int, CodePiece] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+
 def refresh_codes(
     path: str | Path, *, progress: Callable[[int], None] | None = None
 ) -> CodesReport | CodesObstacle:
-    """Build codes where the archive is large and more than a tenth of its rows lack them.
+    """Build codes where the archive is large and many of its rows lack them: ``UNCODED_ROWS``, or a tenth.
+
+    Rows lack codes that were added, or moved by a compaction. Recall is measured again only where the
+    archive has another size than it had.
 
     Args:
         path: The archive's folder; no writer may be at work.
@@ -92,25 +108,28 @@ def refresh_codes(
             return CodesObstacle(f"{rows} rows are searched exactly, codes help from {CODES_FROM_ROWS} on")
         found = archive.codes
         coded = found.rows if isinstance(found, Codes) else 0
-        if sum(record.rows for record in archive.segments) - coded <= _UNCODED_SHARE * rows:
+        if _codable_rows(archive) - coded <= min(_UNCODED_SHARE * rows, UNCODED_ROWS):
             return CodesObstacle("the codes are up to date")
-    return build_codes(path, progress=progress)
+    return build_codes(path, measure=False, progress=progress)
 
 
 def build_codes(
     path: str | Path,
     *,
     rebuild: bool = False,
+    measure: bool = True,
     texts: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CodesReport:
     """Give every complete block of rows codes, measure what recall they reach, and put them in place.
 
-    Codes that count are kept, unless the archive has doubled since their codebook was trained.
+    Codes that count are kept, unless the archive has doubled since their recall was measured.
 
     Args:
         path: The archive's folder.
         rebuild: Train and encode anew.
+        measure: Measure the recall also where the codebook is kept and the archive has about the size
+            that it was measured at.
         texts: ``(n, D)`` unit rows of texts to calibrate on; default our own through the text tower that the
             archive keeps.
         progress: Called with the rows that were encoded.
@@ -124,13 +143,10 @@ def build_codes(
     folder = Path(path) / CODES
     with Archive.open(path) as archive, WriterLock(Path(path)):
         archive.refresh()
-        without_texts = ""
-        if texts is None:
-            texts, without_texts = _embedded_texts(archive)
         try:
             folder.mkdir(exist_ok=True)
             builder = _Builder(archive, folder, progress or (lambda _: None))
-            return builder.build(texts, rebuild=rebuild, without_texts=without_texts)
+            return builder.build(texts, rebuild=rebuild, measure=measure)
         except OSError as error:
             raise ArchiveError(
                 f"{folder} cannot be written ({error.strerror or error}). The archive is intact; make "
@@ -146,69 +162,94 @@ class _Builder:
         self._segments = archive.mapped_segments
         self._ranker = Ranker(self._segments)
 
-    def build(self, texts: NDArray[np.float32], *, rebuild: bool, without_texts: str) -> CodesReport:
-        codebook, book_file, kept = self._kept_or_trained(rebuild)
-        pieces: dict[int, CodePiece] = {}
-        files: list[CodeFile] = []
-        encoded = 0
+    def build(self, texts: NDArray[np.float32] | None, *, rebuild: bool, measure: bool) -> CodesReport:
+        kept = (None if rebuild else self._kept()) or self._trained()
+        codebook, files, encoded = kept.codebook, list[CodeFile](), 0
         for segment in self._segments:
             number = segment.record.number
             rows, digest = self._covered(segment)
             if rows == 0:
                 continue
-            file = kept.get(number)
+            file = kept.files.get(number)
             if file is None or (file.rows, file.digest) != (rows, digest):
                 codes = np.concatenate(
                     [codebook.codes_from_rows(part) for part in self._parts(segment, rows)]
                 )
-                name = f"{number:06d}.{book_file.crc32:08x}.{digest}.pq4"
+                name = f"{number:06d}.{kept.codebook_file.crc32:08x}.{digest}.pq4"
                 file = write_checked(self._folder, name, codes, segment=number, rows=rows, digest=digest)
                 encoded += rows
-            else:
-                codes = np.fromfile(self._folder / file.name, np.uint8).reshape(rows, codebook.groups)
-            pieces[number] = CodePiece(rows, codebook.index_from_codes(codes))
             files.append(file)
-        calibration = self._calibrated(codebook, pieces, texts)
+        if not files:
+            raise self._too_few()
+        calibration, without_texts = kept.calibration, ""
+        if calibration is None or measure or not self._has_size_of(calibration):
+            if texts is None:
+                texts, without_texts = _embedded_texts(self._archive)
+            calibration = self._calibrated(codebook, self._loaded(kept, files), texts)
+            if not calibration.reached and kept.calibration is not None and not kept.files:
+                # A codebook whose rows are all gone may be of others altogether.
+                return self.build(texts, rebuild=True, measure=True)
         model = self._archive.model
         write_manifest(
-            self._folder, CodeManifest(model.identity, model.dim, book_file, tuple(files), calibration)
+            self._folder,
+            CodeManifest(model.identity, model.dim, kept.codebook_file, tuple(files), calibration),
         )
         size = sum(file.bytes for file in files)
         coded = sum(file.rows for file in files)
         return CodesReport(coded, encoded, size, calibration, without_texts)
 
-    def _kept_or_trained(self, rebuild: bool) -> tuple[Codebook, CodeFile, dict[int, CodeFile]]:
-        """The codebook with its file, and the files of codes that go on counting."""
-        info, records = self._archive.info, self._archive.segments
-        if not rebuild:
-            held = codes_from_folder(self._folder, self._archive.catalog, info, records)
-            if isinstance(held, Codes) and len(self._archive) < 2 * held.calibration.rows:
-                manifest = read_manifest(self._folder)
-                kept = {file.segment: file for file in manifest.pieces if file.segment in held.pieces}
-                return held.codebook, manifest.codebook, kept
+    def _kept(self) -> _Kept | None:
+        """What an earlier build left; None where it is damaged, or of a much smaller archive."""
+        try:
+            manifest, codebook = manifest_and_codebook(self._folder, self._archive.info)
+        except ArchiveCorruptError:
+            return None
+        if len(self._archive) >= 2 * manifest.calibration.rows:
+            return None
+        held = self._archive.codes
+        counting = held.pieces if isinstance(held, Codes) else {}
+        files = {file.segment: file for file in manifest.pieces if file.segment in counting}
+        return _Kept(codebook, manifest.codebook, files, counting, manifest.calibration)
+
+    def _trained(self) -> _Kept:
         codebook = train_codebook(self._training_rows())
         parts = (codebook.mean, codebook.rotations, codebook.centroids)
         content = np.concatenate([part.reshape(-1) for part in parts]).astype("<f4")
         name = f"codebook.{_tag(content)}.f32"
-        return codebook, write_checked(self._folder, name, content), {}
+        return _Kept(codebook, write_checked(self._folder, name, content))
+
+    def _has_size_of(self, calibration: Calibration) -> bool:
+        least, most = (share * calibration.rows for share in _SAME_SIZE)
+        return least <= len(self._archive) <= most
+
+    def _loaded(self, kept: _Kept, files: Sequence[CodeFile]) -> dict[int, CodePiece]:
+        pieces = {}
+        for file in files:
+            if kept.files.get(file.segment) == file:
+                pieces[file.segment] = kept.pieces[file.segment]
+                continue
+            codes = np.fromfile(self._folder / file.name, np.uint8).reshape(file.rows, kept.codebook.groups)
+            pieces[file.segment] = CodePiece(file.rows, kept.codebook.index_from_codes(codes))
+        return pieces
+
+    def _too_few(self) -> ArchiveError:
+        return ArchiveError(
+            f"{self._archive.path} has no complete block of {self._archive.info.block_rows} rows; "
+            "so few are searched exactly, codes would not help"
+        )
 
     def _training_rows(self) -> NDArray[np.float32]:
         covered = [segment.record.base + np.arange(self._covered(segment)[0]) for segment in self._segments]
         rows = np.concatenate([np.empty(0, np.int64), *covered])
         if not len(rows):
-            raise ArchiveError(
-                f"{self._archive.path} has no complete block of {self._archive.info.block_rows} rows; "
-                "so few are searched exactly, codes would not help"
-            )
+            raise self._too_few()
         if len(rows) > TRAINING_ROWS:
             generator = np.random.default_rng(_SEED)
             rows = np.sort(generator.choice(rows, TRAINING_ROWS, replace=False))
         return rows_of(self._segments, rows, self._archive.dim)
 
     def _covered(self, segment: Segment) -> tuple[int, str]:
-        info = self._archive.info
-        most = segment.record.rows
-        return covered_rows(self._archive.catalog, segment.record.number, info.block_rows, most)
+        return _covered_by_checksums(self._archive, segment.record)
 
     def _parts(self, segment: Segment, rows: int) -> Iterator[NDArray[np.float32]]:
         for start in range(0, rows, _BLOCK_ROWS):
@@ -263,6 +304,15 @@ class _Builder:
             Rough(rough.rows[also], rough.scores[also]),
             exact_scores,
         )
+
+
+def _covered_by_checksums(archive: Archive, record: SegmentRecord) -> tuple[int, str]:
+    return covered_rows(archive.catalog, record.number, archive.info.block_rows, record.rows)
+
+
+def _codable_rows(archive: Archive) -> int:
+    """Rows in complete blocks; the last ones of a growing segment are always scored."""
+    return sum(_covered_by_checksums(archive, record)[0] for record in archive.segments)
 
 
 def _embedded_texts(archive: Archive) -> tuple[NDArray[np.float32], str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,13 @@ __all__ = [
     "Once",
     "codes_from_folder",
     "covered_rows",
+    "manifest_and_codebook",
     "read_manifest",
     "write_checked",
     "write_manifest",
 ]
 
+T = TypeVar("T")
 CODES, CODES_VERSION = "codes", 1
 _MANIFEST = "codes.json"
 _REBUILD = "Rebuild them: lrsclip archive codes ARCHIVE --rebuild"
@@ -120,15 +122,15 @@ class CodesObstacle:
     missing: bool = False
 
 
-class Once:
+class Once(Generic[T]):
     """Calls ``make`` when first asked, and from several threads at once all the same only once."""
 
-    def __init__(self, make: Callable[[], Codes | CodesObstacle]) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._made: Codes | CodesObstacle | None = None
+        self._made: T | None = None
 
-    def __call__(self) -> Codes | CodesObstacle:
+    def __call__(self) -> T:
         """What was made."""
         with self._lock:
             if self._made is None:
@@ -154,10 +156,7 @@ def codes_from_folder(
         return CodesObstacle("no codes were built", missing=True)
     try:
         faiss = import_faiss()
-        manifest = read_manifest(folder)
-        if (manifest.model_identity, manifest.dim) != (info.model.identity, info.model.dim):
-            raise ArchiveCorruptError(f"{folder / _MANIFEST} belongs to another model. {_REBUILD}")
-        codebook = _codebook(folder, manifest)
+        manifest, codebook = manifest_and_codebook(folder, info)
     except (ArchiveCorruptError, DependencyError) as error:
         return CodesObstacle(str(error))
     left_aside, current = [], []
@@ -185,6 +184,18 @@ def codes_from_folder(
     if not pieces:
         return CodesObstacle("; ".join(left_aside[:1]) or f"{folder} holds no codes. {_REBUILD}")
     return Codes(codebook, pieces, manifest.calibration, tuple(left_aside))
+
+
+def manifest_and_codebook(folder: Path, info: ArchiveInfo) -> tuple[CodeManifest, Codebook]:
+    """What ``codes.json`` says, and what made the codes; the codes themselves may be outdated.
+
+    Raises:
+        ArchiveCorruptError: If either is missing, damaged or of another model; the text says so.
+    """
+    manifest = read_manifest(folder)
+    if (manifest.model_identity, manifest.dim) != (info.model.identity, info.model.dim):
+        raise ArchiveCorruptError(f"{folder / _MANIFEST} belongs to another model. {_REBUILD}")
+    return manifest, _codebook(folder, manifest)
 
 
 def covered_rows(catalog: Catalog, segment: int, block_rows: int, most: int | None = None) -> tuple[int, str]:
@@ -222,14 +233,38 @@ def read_manifest(folder: Path) -> CodeManifest:
         return CodeManifest(
             held["model_identity"],
             held["dim"],
-            CodeFile(**held["codebook"]),
-            tuple(CodeFile(**piece) for piece in held["pieces"]),
+            _code_file(held["codebook"]),
+            tuple(_code_file(piece) for piece in held["pieces"]),
             Calibration.from_record(held["calibration"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ArchiveCorruptError(
             f"{path} cannot be read ({type(error).__name__}: {error}). {_REBUILD}"
         ) from error
+
+
+def _code_file(record: Mapping[str, Any]) -> CodeFile:
+    """A file as ``codes.json`` records it.
+
+    Raises:
+        ValueError: If a value is of another type, or negative.
+        TypeError: If a key is missing or unknown.
+    """
+    file = CodeFile(**record)
+    numbers = (file.bytes, file.crc32, file.segment, file.rows)
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise ValueError(f"of a file's bytes, crc32, segment and rows {numbers!r:.80} one is no count")
+    if not isinstance(file.name, str) or not isinstance(file.digest, str) or "\0" in file.name:
+        raise ValueError(f"{file.name!r:.60} is no name of a file")
+    return file
 
 
 def write_manifest(folder: Path, manifest: CodeManifest) -> None:

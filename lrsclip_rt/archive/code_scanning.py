@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,8 @@ from lrsclip_rt.archive.segments import Segment
 
 __all__ = ["CodePiece", "Rough", "best_coded_rows"]
 
+_SHARE, _SPARE = 1.5, 32
+"""A piece is asked for so many times its share of the candidates, and some more."""
 _MOST_AT_ONCE = 1 << 21
 """Candidates held at a time over all queries and pieces; more queries take turns."""
 
@@ -88,41 +90,69 @@ def best_coded_rows(
         workers: Scan the pieces side by side.
     """
     scanned = codebook.scanned_queries(queries)
-    jobs: list[tuple[int, CodePiece, NDArray[np.bool_] | None]] = []
-    for position, segment in enumerate(segments):
-        piece = pieces.get(segment.record.number)
-        if piece is not None:
-            mask = None if passing is None else passing[position][: piece.rows]
-            jobs.append((segment.record.base, piece, mask))
+    jobs = _jobs(pieces, segments, passing)
     if not jobs:
         return [Rough(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+    total = max(1, sum(job.rows for job in jobs))
+    # A piece has its share of the best, and somewhat more; where it had none left over it is asked again.
+    shares = [min(count, int(_SHARE * count * job.rows / total) + _SPARE) for job in jobs]
     together = max(1, _MOST_AT_ONCE // (count * len(jobs)))
     results: list[Rough] = []
     for start in range(0, len(queries), together):
         part = [scanned[q : q + 1] for q in range(start, min(start + together, len(queries)))]
-        found = list(workers.map(_scanner(part, count), jobs))
-        for q in range(len(part)):
-            rows = np.concatenate([rows for piece in found for rows, _ in piece[q : q + 1]])
-            scores = np.concatenate([scores for piece in found for _, scores in piece[q : q + 1]])
-            if len(rows) > count:
-                chosen = np.argpartition(scores, len(scores) - count)[-count:]
-                rows, scores = rows[chosen], scores[chosen]
-            results.append(Rough(rows, scores))
+        found = list(workers.map(_Job.best, jobs, [part] * len(jobs), shares))
+        for q, query in enumerate(part):
+            results.append(_best_of_pieces(jobs, [piece[q] for piece in found], shares, query, count))
     return results
 
 
-_Found = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+_Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-def _scanner(
-    scanned: Sequence[NDArray[np.float32]], count: int
-) -> Callable[[tuple[int, CodePiece, NDArray[np.bool_] | None]], _Found]:
-    def scan(job: tuple[int, CodePiece, NDArray[np.bool_] | None]) -> _Found:
-        base, piece, mask = job
-        found = []
-        for query in scanned:
-            rows, scores = piece.best(query, count, mask)
-            found.append((rows + base, scores))
-        return found
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A piece to scan: the global number of its first row, the rows that take part, and their number."""
 
-    return scan
+    base: int
+    piece: CodePiece
+    mask: NDArray[np.bool_] | None
+    rows: int
+
+    def best(self, scanned: Sequence[NDArray[np.float32]], count: int) -> list[_Found]:
+        """For each query the global rows and scores of the best ``count``, or of all where they are fewer."""
+        found = [self.piece.best(query, count, self.mask) for query in scanned]
+        return [(rows + self.base, scores) for rows, scores in found]
+
+
+def _jobs(
+    pieces: Mapping[int, CodePiece],
+    segments: Sequence[Segment],
+    passing: Sequence[NDArray[np.bool_]] | None,
+) -> list[_Job]:
+    jobs: list[_Job] = []
+    for position, segment in enumerate(segments):
+        piece = pieces.get(segment.record.number)
+        if piece is not None:
+            mask = None if passing is None else passing[position][: piece.rows]
+            rows = piece.rows if mask is None else int(np.count_nonzero(mask))
+            if rows:
+                jobs.append(_Job(segment.record.base, piece, mask, rows))
+    return jobs
+
+
+def _best_of_pieces(
+    jobs: Sequence[_Job], found: list[_Found], shares: Sequence[int], query: NDArray[np.float32], count: int
+) -> Rough:
+    """The best ``count`` over all pieces, as if each had been asked for so many."""
+    scores = np.concatenate([scores for _, scores in found])
+    least = np.partition(scores, len(scores) - count)[-count] if len(scores) > count else -np.inf
+    for position, (job, share) in enumerate(zip(jobs, shares, strict=True)):
+        held = found[position][1]
+        if share < min(count, job.rows) and held.min() > least:
+            found[position] = job.best([query], count)[0]
+    rows = np.concatenate([rows for rows, _ in found])
+    scores = np.concatenate([scores for _, scores in found])
+    if len(rows) > count:
+        chosen = np.argpartition(scores, len(scores) - count)[-count:]
+        rows, scores = rows[chosen], scores[chosen]
+    return Rough(rows, scores)

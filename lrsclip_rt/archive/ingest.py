@@ -172,13 +172,16 @@ class _Recorder:
 
     def take(self, batch: EmbeddedBatch[Arrival]) -> None:
         """Append a batch, and commit where it is time to."""
-        start = 0
+        numbers: list[int] = []
+        plans: list[SourcePlan] = []
         for plan, group in groupby(batch.keys, key=attrgetter("plan")):
-            tiles = [arrival.tile for arrival in group]
-            rows = batch.embeddings[start : start + len(tiles)]
-            start += len(tiles)
-            self.report.rows += self._writer.append(self._number(plan), tiles, rows)
-            plan.arrived += len(tiles)
+            arrived = sum(1 for _ in group)
+            numbers += [self._number(plan)] * arrived
+            plan.arrived += arrived
+            plans.append(plan)
+        tiles = [arrival.tile for arrival in batch.keys]
+        self.report.rows += self._writer.append(numbers, tiles, batch.embeddings)
+        for plan in plans:
             self._count_bytes(plan, plan.done_bytes)
         for arrival, error in batch.failures:
             arrival.plan.broken = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _files_of_items(document: Path, asset: str | None) -> Iterator[InputFile | R
         if isinstance(found, RefusedItem):
             yield found
             continue
-        folder = found.path.parent.resolve()
+        # Not Path.resolve, which raises where links that somebody laid lead in a circle.
+        folder = Path(os.path.realpath(found.path.parent))
         path = folder / found.path.name
         yield InputFile(path, home if path.is_relative_to(home) else folder, found.facts)
 
@@ -148,13 +150,14 @@ def is_raster(path: Path) -> bool:
     """
     from lrsclip_rt.images import IMAGE_SUFFIXES
 
-    suffix = path.suffix.lower()
+    stem, ending = os.path.splitext(path)  # noqa: PTH122 - thousands of small files: a Path for each name costs
+    suffix = ending.lower()
     if suffix in _RASTER_SUFFIXES or suffix not in IMAGE_SUFFIXES:
         return True
     # Either ending of a world file: .jgw and .jpgw for .jpg; or what GDAL itself writes.
     beside = (suffix[:2] + suffix[-1] + "w", suffix + "w", ".wld")
-    names = [path.with_suffix(end) for end in (*beside, *(end.upper() for end in beside))]
-    return any(name.is_file() for name in (*names, path.with_name(path.name + ".aux.xml")))
+    names = [stem + end for end in (*beside, *(end.upper() for end in beside))]
+    return any(map(os.path.isfile, (*names, f"{path}.aux.xml")))
 
 
 def header_from_image(path: Path) -> ImageHeader:

@@ -62,7 +62,7 @@ class Server:
         whole = _URL.sub("postgresql://", url, count=1)
         try:
             parts = psycopg.conninfo.conninfo_to_dict(whole)
-        except psycopg.Error:
+        except (psycopg.Error, UnicodeError):  # the latter for bytes of the command line that are no UTF-8
             # Without the cause: it repeats the URL.
             raise InputError(
                 "the postgresql:// URL cannot be understood; special characters of a password must be "
@@ -73,6 +73,10 @@ class Server:
         host = parts.get("host") or parts.get("hostaddr") or "localhost"
         port = parts.get("port")
         database = parts.get("dbname") or parts.get("user") or "postgres"
+        if "://" in f"{host}{database}":  # an address within the address: its password would be shown
+            raise InputError(
+                "the postgresql:// URL holds another address; expected one, each part without ://"
+            )
         return cls(whole, schema, f"{host}{f':{port}' if port else ''}/{database}")
 
     def __str__(self) -> str:

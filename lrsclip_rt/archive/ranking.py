@@ -21,15 +21,19 @@ from lrsclip_rt.archive.segments import Segment
 from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.errors import DependencyError
 
-__all__ = ["CODES_FROM_ROWS", "EXACT_ROWS", "Ranker"]
+__all__ = ["CODES_FROM_ROWS", "EXACT_ROWS", "SURE_ROWS", "UNCODED_ROWS", "Ranker"]
 
 CODES_FROM_ROWS = 50_000
 """Rows from which on codes are built without being asked for: an exact scan then takes longer than the text
 tower."""
+UNCODED_ROWS = 16_384
+"""Rows that may wait for codes: every search scores all of them, which takes a few milliseconds."""
 EXACT_ROWS = 20_000
 """Rows that pass a filter and are all scored exactly; more take longer than a scan of all codes."""
 _FILTERED_FACTOR = 2
 """Under a filter the calibrated number of candidates is multiplied by this: it was measured on all rows."""
+SURE_ROWS, _SURE_CANDIDATES = 100_000, 1_024
+"""Where a filter lets so many rows through, so many candidates or more are scored: at least a hundredth."""
 _COLUMNS = ("f16", "i8", "scale", "box", "time", "source", "level")
 _FEW_QUERIES = 16
 """More are scored by one matrix product a block."""
@@ -98,9 +102,10 @@ class Ranker:
 
         Filters that let few rows through, and rows that have no codes yet, are searched exactly.
         """
-        wanted = codes.calibration.candidates_for(k) * (1 if passing is None else _FILTERED_FACTOR)
-        candidates = max(wanted, 2 * count)
-        if (passing is not None and rows <= EXACT_ROWS) or candidates * _USED_SHARE > rows:
+        filtered = rows < sum(segment.record.living for segment in self.segments)
+        wanted = codes.calibration.candidates_for(k) * (_FILTERED_FACTOR if filtered else 1)
+        candidates = max(wanted, 2 * count, _SURE_CANDIDATES if filtered and rows <= SURE_ROWS else 0)
+        if (filtered and rows <= EXACT_ROWS) or candidates * _USED_SHARE > rows:
             return self.exactly(queries, count, passing, rows)
         roughs = best_coded_rows(
             codes.codebook,

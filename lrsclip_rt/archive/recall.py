@@ -55,10 +55,12 @@ class Calibration:
 
         Raises:
             KeyError: If a field is missing.
-            ValueError: If a value is none.
-            TypeError: If a field is no number or no mapping.
+            ValueError: If a value is none, or a length of ``CALIBRATED_K`` has no candidates or no recall.
+            TypeError: If a field is no number.
+            AttributeError: If a field is no mapping.
+            OverflowError: If a number is infinite.
         """
-        return cls(
+        found = cls(
             int(record["rows"]),
             int(record["texts"]),
             int(record["images"]),
@@ -66,6 +68,15 @@ class Calibration:
             {int(k): float(r) for k, r in record["text_recall"].items()},
             {int(k): float(r) for k, r in record["image_recall"].items()},
         )
+        recalls = [recall for recall in (found.text_recall, found.image_recall) if recall]
+        for by_k in (found.candidates, *recalls):
+            if not set(CALIBRATED_K) <= by_k.keys() or not recalls:
+                raise ValueError(
+                    f"the calibration has values for k of {sorted(by_k)}, expected {CALIBRATED_K}"
+                )
+        if not all(0 < count < 1 << 40 for count in found.candidates.values()):
+            raise ValueError("the calibration takes a number of candidates that cannot be")
+        return found
 
     def recall(self, k: int = CALIBRATED_K[0]) -> float:
         """The lower of both recalls."""

@@ -146,6 +146,14 @@ CREATE TABLE moves (                       -- where compaction put the living ro
 CREATE INDEX moves_by_target ON moves (to_segment, to_row);
 """
 
+_PROGRAMS = """
+SELECT type, name FROM sqlite_master WHERE type IN ('view', 'trigger')
+UNION ALL
+SELECT 'generated column', column.name FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS column
+WHERE tables.type = 'table' AND column.hidden IN (2, 3)
+LIMIT 1
+"""
+
 _JOURNAL_BYTES = 64 << 20
 """What the write-ahead log is cut to once it has been folded into the database."""
 
@@ -285,6 +293,7 @@ def _unreadable(path: Path, error: sqlite3.DatabaseError | UnicodeError) -> Arch
 def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application == APPLICATION_ID:
+        _refuse_programs(connection, path)
         return True
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables == 0 and application == 0:
@@ -292,6 +301,16 @@ def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     raise ArchiveError(
         f"{path} is an SQLite database of something else, not an archive. Choose another folder"
     )
+
+
+def _refuse_programs(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse what runs when a table is read: a forged view may never end, or fill the memory."""
+    found = connection.execute(_PROGRAMS).fetchone()
+    if found is not None:
+        raise ArchiveCorruptError(
+            f"{path} holds the {found[0]} {found[1]!r:.60}, but an archive holds plain tables alone: it was "
+            "not written by lrsclip. Do not use it; restore it from a copy, or index again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

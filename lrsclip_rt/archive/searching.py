@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from lrsclip_rt.archive.scanning import Ranked, rows_of
 from lrsclip_rt.archive.segments import Segment
 from lrsclip_rt.archive.times import NO_TIME, text_from_time_us
 from lrsclip_rt.archive.where import Where, lies_in, passing_rows
+
+if TYPE_CHECKING:
+    from lrsclip_rt.archive.device_ranking import DeviceRanking
 
 __all__ = ["SAMPLE_ROWS", "Request", "Snapshot", "search_snapshot"]
 
@@ -48,11 +52,13 @@ class Snapshot:
         segments: Mapped columns.
         dim: D.
         load_codes: Called once, when they are first needed.
+        load_rows: Called when rows are first ranked: puts them on a GPU; None where none was asked for.
     """
 
     segments: tuple[Segment, ...]
     dim: int
     load_codes: Callable[[], Codes | CodesObstacle] = _no_codes
+    load_rows: Callable[[], DeviceRanking] | None = None
 
     @cached_property
     def rows(self) -> int:
@@ -71,7 +77,9 @@ class Snapshot:
 
     def prepare(self) -> None:
         """Load what the first search of all rows needs."""
-        if self.rows >= _FEWEST_CODED_ROWS:
+        if self.load_rows is not None:
+            self.load_rows()
+        elif self.rows >= _FEWEST_CODED_ROWS:
             self.codes  # noqa: B018 - loads them
         self.sample  # noqa: B018 - reads it
 
@@ -180,6 +188,8 @@ def _rankings(
 ) -> list[Ranked]:
     """The first ``count`` rows of each query; by codes where they help and the request allows it."""
     passing, rows = filtered.passing, filtered.rows
+    if snapshot.load_rows is not None:
+        return snapshot.load_rows().best(queries, count, passing, rows)
     codes = None if request.exact or rows < _FEWEST_CODED_ROWS else snapshot.codes
     if isinstance(codes, Codes) and codes.calibration.reached:
         return snapshot.ranker.by_codes(codes, queries, count, request.k, passing, rows)

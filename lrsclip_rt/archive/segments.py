@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,9 @@ def int8_from_rows(rows: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray
 
 
 def columns_from_rows(
-    vectors: NDArray[np.float32], tiles: Sequence[NewTile], source: int
+    vectors: NDArray[np.float32], tiles: Sequence[NewTile], sources: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
-    """All columns of ``(N, D)`` vectors and their N tiles."""
+    """All columns of ``(N, D)`` vectors, their N tiles and the numbers of these tiles' sources."""
     half = vectors.astype("<f2")
     codes, scale = int8_from_rows(half)
     nowhere = (np.nan,) * 4
@@ -111,7 +112,7 @@ def columns_from_rows(
         "scale": scale.astype("<f4"),
         "box": boxes,
         "time": np.array(times, "<i8"),
-        "source": np.full(len(tiles), source, "<i8"),
+        "source": np.array(sources, "<i8"),
         "level": np.array([tile.level for tile in tiles], "<i4"),
     }
 
@@ -193,8 +194,9 @@ def check_length(path: Path, expected: int) -> int:
         ArchiveCorruptError: If it is shorter or missing.
     """
     try:
-        found = path.stat().st_size
-    except FileNotFoundError:
+        status = path.stat()
+        found = status.st_size if stat.S_ISREG(status.st_mode) else -1
+    except OSError:  # not there, or a link that leads nowhere or in a circle
         found = -1
     if found < 0 and expected > 0:
         raise ArchiveCorruptError(

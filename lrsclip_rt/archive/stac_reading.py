@@ -7,6 +7,7 @@ and the others go on.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def assets_from_stac(path: Path, *, asset: str | None = None) -> Iterator[StacAs
     Yields:
         Assets and refused items, in the order of the documents.
     """
-    yield from _assets_of_document(path.resolve(), asset, set(), 0)
+    yield from _assets_of_document(_without_links(path), asset, set(), 0)
 
 
 def _assets_of_document(
@@ -191,6 +192,11 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
+def _without_links(path: Path) -> Path:
+    """The path itself where links lead in a circle; ``Path.resolve`` raises for that until Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def _links(document: dict[str, Any], path: Path, depth: int) -> Iterator[Path]:
     """Where the children and items of a catalogue lie."""
     if depth >= MAX_CATALOG_DEPTH:
@@ -201,7 +207,7 @@ def _links(document: dict[str, Any], path: Path, depth: int) -> Iterator[Path]:
             raise InputError(f"a link is {link!r:.60}; expected an object with rel and href")
         if link["rel"] in ("child", "item"):
             found = True
-            yield _local_path(_value(link, "href", str, "a text"), path.parent).resolve()
+            yield _without_links(_local_path(_value(link, "href", str, "a text"), path.parent))
     if not found:
         raise InputError("it links to no items and no children; name a catalogue that does")
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from lrsclip_rt.archive.searching import Request, Snapshot, search_snapshot
 from lrsclip_rt.archive.segments import Segment, map_segment
 from lrsclip_rt.archive.where import Where
 from lrsclip_rt.errors import ArchiveCorruptError, ArchiveError, InputError, LrsclipError
+
+if TYPE_CHECKING:
+    from lrsclip_rt.archive.device_ranking import DeviceRanking
 
 __all__ = ["Archive"]
 
@@ -49,6 +52,7 @@ class Archive:
         self.catalog = Catalog(database, path / DATABASE)
         self._database = database
         self._preparing: threading.Thread | None = None
+        self._gpu: str | None = None
         self._snapshot = Snapshot((), self.dim)
 
     @classmethod
@@ -119,8 +123,49 @@ class Archive:
                 held, records = records, self.catalog.segments()
                 if records == held and isinstance(error, ArchiveCorruptError):
                     raise
-        self._snapshot = Snapshot(segments, self.dim, Once(lambda: self._load_codes(segments)))
+        self._take(segments)
         return len(self)
+
+    def use_gpu(self, device: str = "cuda") -> None:
+        """Rank on a GPU from now on: all rows go there once, every one of them is scored in each search.
+
+        Answers are those of an exact search. Snapshots of a later ``refresh`` are put there anew.
+
+        Args:
+            device: ``cuda`` or ``cuda:N``.
+
+        Raises:
+            InputError: If it is no such name, or D is no multiple of 8.
+            BackendError: If there is no such GPU, or its kernels cannot be compiled.
+            DeviceMemoryError: If the rows do not fit.
+        """
+        from lrsclip_rt.cuda.device import device_index
+
+        device_index(device)
+        before, self._gpu = self._gpu, device
+        self._take(self.mapped_segments)
+        try:
+            if self._snapshot.load_rows is not None:
+                self._snapshot.load_rows()
+        except LrsclipError:
+            self._gpu = before
+            self._take(self.mapped_segments)
+            raise
+
+    def _take(self, segments: tuple[Segment, ...]) -> None:
+        """Search these from now on."""
+        gpu = self._gpu
+        load_codes = Once(lambda: self._load_codes(segments))
+        if gpu is None or not segments:
+            self._snapshot = Snapshot(segments, self.dim, load_codes)
+            return
+
+        def load_rows() -> DeviceRanking:
+            from lrsclip_rt.archive.device_ranking import DeviceRanking
+
+            return DeviceRanking(segments, gpu)
+
+        self._snapshot = Snapshot(segments, self.dim, load_codes, Once(load_rows))
 
     def prepare(self) -> None:
         """Begin to load what the first search needs, while the caller goes on; call it or not."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from lrsclip_rt.archive.codes_summary import search_facts
 from lrsclip_rt.archive.footprints import Bbox
+from lrsclip_rt.archive.guarding import reading
+from lrsclip_rt.archive.schema import DATABASE
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.archive.times import text_from_time_us
 
@@ -64,7 +66,16 @@ class ArchiveSummary:
 
 
 def summary_from_archive(archive: Archive) -> ArchiveSummary:
-    """Collect the facts; one pass over the database."""
+    """Collect the facts; one pass over the database.
+
+    Raises:
+        ArchiveCorruptError: If a value of the database makes no sense.
+    """
+    with reading(archive.path / DATABASE):
+        return _summary(archive)
+
+
+def _summary(archive: Archive) -> ArchiveSummary:
     rows = archive.catalog.rows
 
     def one(query: str) -> Any:

@@ -52,11 +52,16 @@ class TileNames:
         (self._next,) = database.execute("SELECT coalesce(max(tile), 0) + 1 FROM tiles").fetchone()
 
     def insert(
-        self, source: int, ids: Sequence[str], tiles: Sequence[NewTile], segment: int, first_row: int
+        self,
+        sources: Sequence[int],
+        ids: Sequence[str],
+        tiles: Sequence[NewTile],
+        segment: int,
+        first_row: int,
     ) -> None:
         """Name the rows of ``segment`` from ``first_row`` on."""
         records, boxes = [], []
-        for index, (identifier, tile) in enumerate(zip(ids, tiles, strict=True)):
+        for index, (source, identifier, tile) in enumerate(zip(sources, ids, tiles, strict=True)):
             number = self._next + index
             place = tile.bbox or (None,) * 4
             footprint = wkb_from_rings(tile.footprint) if tile.footprint else None

@@ -154,6 +154,9 @@ class _Verifier:
         covered = 0
         with path.open("rb") as stream:
             for block, rows, crc in self._database.execute(query, (segment.number, column.name)):
+                if not 0 < rows <= segment.rows or not 0 <= block <= segment.rows:
+                    yield Finding(DATABASE, f"a checksum of {name} is of {rows} rows from block {block} on")
+                    continue
                 stream.seek(block * self._block_rows * column.row_bytes)
                 content = stream.read(rows * column.row_bytes)
                 self.bytes += len(content)

@@ -279,8 +279,19 @@ class ArchiveWriter:
             raise
         return report
 
-    def append(self, source: int, tiles: Sequence[NewTile], vectors: NDArray[np.floating[Any]]) -> int:
-        """Append tiles of a source with their ``(N, D)`` unit rows; those that it has are left out.
+    def append(
+        self,
+        source: int | Sequence[int],
+        tiles: Sequence[NewTile],
+        vectors: NDArray[np.floating[Any]],
+    ) -> int:
+        """Append tiles with their ``(N, D)`` unit rows; those that the archive has are left out.
+
+        Args:
+            source: Number of the tiles' source, or of the source of each: rows of many small sources are
+                appended together at a fraction of the cost.
+            tiles: N tiles.
+            vectors: Their rows.
 
         Returns:
             How many were new.
@@ -291,8 +302,12 @@ class ArchiveWriter:
         """
         rows = checked_rows(vectors, len(tiles), self.model.dim)
         with self._writing():
-            content = self._content_of(source)
-            ids = [tile_id(content, tile.level, tile.window) for tile in tiles]
+            sources = list(source) if isinstance(source, Sequence) else [source] * len(tiles)
+            contents = self._contents_of(sources)
+            ids = [
+                tile_id(contents[number], tile.level, tile.window)
+                for number, tile in zip(sources, tiles, strict=True)
+            ]
             known = self.known_ids(ids)
             fresh: dict[str, int] = {}
             for index, identifier in enumerate(ids):
@@ -303,9 +318,10 @@ class ArchiveWriter:
             while start < len(chosen):
                 stop = start + self._appender.room(len(chosen) - start)
                 part = [tiles[index] for index in chosen[start:stop]]
+                numbers = [sources[index] for index in chosen[start:stop]]
                 appender = self._appender
-                self._names.insert(source, names[start:stop], part, appender.number, appender.row)
-                appender.append(columns_from_rows(rows[chosen[start:stop]], part, source), len(part))
+                self._names.insert(numbers, names[start:stop], part, appender.number, appender.row)
+                appender.append(columns_from_rows(rows[chosen[start:stop]], part, numbers), len(part))
                 start = stop
         return len(chosen)
 
@@ -397,11 +413,19 @@ class ArchiveWriter:
         query = "SELECT (SELECT total(rows) FROM segments) - (SELECT total(rows) FROM deletions)"
         self._rows = int(self._database.execute(query).fetchone()[0])
 
-    def _content_of(self, source: int) -> str:
-        if source not in self._content:
-            query = "SELECT content_sha256 FROM sources WHERE source = ?"
-            found = self._database.execute(query, (source,)).fetchone()
-            if found is None:
-                raise InputError(f"source {source} is not in {self.path}; add_source gives the number of one")
-            self._content = {source: str(found[0])}
-        return self._content[source]
+    def _contents_of(self, sources: Sequence[int]) -> dict[int, str]:
+        """Content hashes of sources; those of the last call are remembered."""
+        contents: dict[int, str] = {}
+        for source in dict.fromkeys(sources):
+            known = self._content.get(source)
+            if known is None:
+                query = "SELECT content_sha256 FROM sources WHERE source = ?"
+                found = self._database.execute(query, (source,)).fetchone()
+                if found is None:
+                    raise InputError(
+                        f"source {source} is not in {self.path}; add_source gives the number of one"
+                    )
+                known = str(found[0])
+            contents[source] = known
+        self._content = contents
+        return contents

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lrsclip_rt.cli.codes_reporting import refresh_and_tell
 from lrsclip_rt.cli.options import json_option
 from lrsclip_rt.cli.output import emit, progress_bar
 
@@ -33,6 +34,7 @@ def command(archive: Path, as_json: bool) -> None:
         total = sum(record.rows for group in groups.values() for record in group)
         with progress_bar("Compacting", total) as advance:
             report = writer.compact(progress=advance)
+    refresh_and_tell(archive)
     row = {
         "archive": str(archive),
         "rows": report.rows,

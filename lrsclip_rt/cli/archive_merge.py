@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lrsclip_rt.cli.codes_reporting import refresh_and_tell
 from lrsclip_rt.cli.options import json_option
 from lrsclip_rt.cli.output import emit, progress_bar, report_failures
 
@@ -35,6 +36,7 @@ def command(archive: Path, parts: tuple[Path, ...], as_json: bool) -> None:
             total += len(opened)
     with progress_bar("Merging", total) as advance:
         report = merge_archives(archive, parts, progress=advance)
+    refresh_and_tell(archive)
     row = {
         "archive": str(archive),
         "rows": report.rows,

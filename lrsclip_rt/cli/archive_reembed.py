@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lrsclip_rt.cli.codes_reporting import refresh_and_tell
 from lrsclip_rt.cli.options import bundle_option, json_option, model_options
 from lrsclip_rt.cli.output import emit, progress_bar, report_failures
 
@@ -65,6 +66,7 @@ def command(
             seen = report.added_rows + report.known_rows
 
         report = reembed_archive(archive, successor, model, batch_size=batch_size, progress=show)
+    refresh_and_tell(successor)
     row = {
         "archive": str(successor),
         "rows": report.rows,

@@ -17,7 +17,7 @@ __all__ = ["refresh_and_tell", "tell_unused_codes"]
 
 
 def refresh_and_tell(archive: Path) -> None:
-    """Build codes where a large archive lacks them. Where that fails the archive stands as it was indexed."""
+    """Build codes where a large archive lacks them. Where that fails the archive stands as it is."""
     from lrsclip_rt.archive.code_building import CodesReport, refresh_codes
 
     try:
@@ -32,9 +32,13 @@ def refresh_and_tell(archive: Path) -> None:
 
 
 def tell_unused_codes(archive: Archive) -> None:
-    """Say why a large archive is searched exactly all the same."""
-    from lrsclip_rt.archive.codes_summary import unused_reason
+    """Say why a large archive is searched exactly all the same, wholly or in part."""
+    from lrsclip_rt.archive.codes_summary import slow_share, unused_reason
 
     reason = unused_reason(archive)
     if reason is not None:
         click.echo(f"every row is scored, which is slower than need be: {reason}", err=True)
+        return
+    part = slow_share(archive)
+    if part is not None:
+        click.echo(f"the search is slower than need be: {part}", err=True)

@@ -141,7 +141,7 @@ def command(
 
     The text is embedded by the text tower that the archive keeps; a picture needs the whole bundle (-b, or
     where it was when the archive was made). TEXT - reads it from stdin. Overlapping tiles of a
-    source are one place: the best is shown.
+    source are one place: the best is shown. With --device cuda the rows are searched on the GPU too.
 
     \b
     Example:
@@ -172,6 +172,9 @@ def command(
     with open_archive(archive, schema=schema, approximate=approximate, bundle=bundle) as opened:
         if approximate:
             click.echo(measured_recall(opened), err=True)
+        on_gpu = isinstance(opened, Archive) and device is not None and device.lower().startswith("cuda")
+        if on_gpu and device is not None:
+            opened.use_gpu(device)
         if isinstance(opened, Archive):
             opened.prepare()
         question = _question(opened, words, image, like, unlike, bundle, opening, by_sentence)
@@ -186,7 +189,7 @@ def command(
             diverse=diverse,
             exact=exact,
         )
-        if isinstance(opened, Archive) and not exact:
+        if isinstance(opened, Archive) and not exact and not on_gpu:
             tell_unused_codes(opened)
         matches = _matches(opened, question, hits, where, threshold)
         asked = _asked(bbox, aoi, since, until, conditions, sources, diverse)

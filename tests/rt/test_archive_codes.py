@@ -382,6 +382,64 @@ def test_codes_are_refreshed_when_a_tenth_lacks_them(tmp_path: Path, monkeypatch
     assert again.rows > 6000
 
 
+def compacted(folder: Path) -> Result:
+    """Delete the second source and compact: every segment from its on is written anew."""
+    with ArchiveWriter.of_existing(folder) as writer:
+        writer.delete_source(2)
+    return run("compact", folder)
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    with Archive.open(folder) as archive:
+        return summary_from_archive(archive).search
+
+
+def test_a_compaction_gives_moved_rows_codes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrsclip_rt.archive import code_building
+
+    monkeypatch.setattr(code_building, "CODES_FROM_ROWS", 5000)
+    before = json.loads((own / CODES / "codes.json").read_text(encoding="utf-8"))
+    result = compacted(own)
+    assert "codes of 10752 rows built" in result.stderr, result.output
+    after = json.loads((own / CODES / "codes.json").read_text(encoding="utf-8"))
+    assert after["codebook"] == before["codebook"]
+    assert after["calibration"] == before["calibration"], "the size is about the same"
+    facts = facts_of(own)
+    assert (facts["coded_rows"], facts["rows_scanned_exactly"], facts["left_aside"]) == (10752, 248, [])
+    assert (facts["coded_share"], facts["measured_rows"]) == (0.9775, ROWS)
+    with Archive.open(own) as archive:
+        assert recall(archive, texts(60, seed=12)) >= 0.99
+
+
+def test_a_merge_gives_its_rows_codes(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrsclip_rt.archive import code_building
+
+    monkeypatch.setattr(code_building, "CODES_FROM_ROWS", 5000)
+    result = run("merge", own, make(tmp_path / "part", 4000, first=300))
+    assert "codes of " in result.stderr, result.output
+    facts = facts_of(own)
+    assert facts["measured_rows"] == ROWS + 4000, "the archive has grown by a third"
+    assert facts["rows_scanned_exactly"] < 2 * 512
+
+
+def test_a_share_without_codes_is_told(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrsclip_rt.archive import codes_summary
+    from lrsclip_rt.cli.codes_reporting import tell_unused_codes
+
+    assert compacted(own).exit_code == 0, "too small an archive to be given codes"
+    monkeypatch.setattr(codes_summary, "CODES_FROM_ROWS", 5000)
+    monkeypatch.setattr(codes_summary, "UNCODED_ROWS", 1000)
+    make(own, 6000, first=400)
+    build_codes(own, texts=texts(250))
+    make(own, 3000, first=500)
+    with Archive.open(own) as archive:
+        tell_unused_codes(archive)
+    told = capsys.readouterr().err
+    assert re.search(r"slower than need be: 3\d\d\d rows \(1[5-9] %\) have no codes yet", told), told
+
+
 def test_images_alone_calibrate_where_no_text_tower_is_kept(tmp_path: Path) -> None:
     report = build_codes(make(tmp_path / "plain", 6000))
     assert "keeps no text tower" in report.without_texts

@@ -95,6 +95,27 @@ def test_the_same_tile_is_never_there_twice(folder: Path) -> None:
         assert {i: row for i, row in makers.contents(archive).items() if i in expected} == expected
 
 
+def test_rows_of_many_sources_are_appended_together(folder: Path) -> None:
+    with open_writer(folder) as writer:
+        numbers = [writer.add_source(makers.content(number)) for number in range(4)]
+        order = [3, 0, 0, 2, 1, 3]
+        tiles = [makers.grid(number)[i] for i, number in enumerate(order)]
+        rows = np.stack([makers.unit_rows(6, number)[i] for i, number in enumerate(order)])
+        sources = [numbers[number] for number in order]
+        assert writer.append(sources, tiles, rows) == 6
+        assert writer.append(sources[::-1], tiles[::-1], rows[::-1]) == 0, "they are there already"
+        with pytest.raises(InputError, match="source 77 is not in"):
+            writer.append([numbers[0], 77], tiles[:2], rows[:2])
+    with Archive.open(folder) as archive:
+        found = makers.contents(archive)
+        expected = makers.expected_contents(range(4))
+        assert len(found) == 6
+        assert all(expected[identifier] == row for identifier, row in found.items())
+        (segment,) = archive.mapped_segments
+        assert segment.source.tolist() == sources
+        assert [archive.tile(name).source for name in found] == sources
+
+
 def test_segments_end_at_their_size_and_checksums_at_their_blocks(folder: Path) -> None:
     makers.write(folder, range(9), segment_rows=20, block_rows=8)
     with Archive.open(folder) as archive:

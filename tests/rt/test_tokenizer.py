@@ -417,3 +417,13 @@ def test_plain_text_needs_neither_torch_nor_ftfy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_words_of_ascii_are_split_as_by_the_module_that_knows_all_letters() -> None:
+    from lrsclip_rt.tokenizer import _ASCII_PARTS, _parts_finder
+
+    rng = np.random.default_rng(5)
+    letters = [*map(chr, range(128)), *"'''stremvldSTREMVLD019"]
+    for _ in range(5000):
+        for word in "".join(rng.choice(letters, rng.integers(1, 14))).split():
+            assert _ASCII_PARTS.findall(word) == _parts_finder()(word), repr(word)

@@ -1,122 +1,121 @@
 """What does localization cost beside the encoder, and how much is that less than the plain way?
 
-    python benchmarks/localization_cost.py                                  # the built-in model, 2000 px
-    python benchmarks/localization_cost.py -b BUNDLE --size 10000x10000 --size 18000x36000 --record
+    python benchmarks/localization_cost.py --data DATA --record             # mini and a ViT-B/16, three sizes
+    python benchmarks/localization_cost.py -b mini -b BUNDLE --size 2000x2000
 
-Scenes are generated: rows x columns of rendered tiles in a tiled GeoTIFF. For each size and mode:
+Without ``-b`` the built-in model and a ViT-B/16 of random weights are measured, the latter written anew and
+its int8 calibrated on DATA (``pairs.jsonl``; rendered tiles by default). Each runs at the backend and
+precision whose image tower was fastest here, of those within their gate. Scenes are generated: rendered tiles
+in a tiled GeoTIFF. For each size and mode:
 
-- the whole call, and the encoder alone on the same windows as arrays that the model takes;
-- scoring, fusing and finding regions of a further text;
-- the resident memory of a process that does nothing else.
+- ``whole_s``: the call as people make it, and ``encoder_s``: its windows as arrays that the model takes,
+  timed on some before and after the call and scaled to all;
+- ``rest_s``: the same call where the encoder answers at once, so that nothing hides behind its work;
+- score and fusion of a further text (``further_text_ms``), and with regions and presence
+  (``described_text_ms``), text tower left out;
+- the peak of resident memory of a process that does nothing else (Linux). It embeds some windows and answers
+  the rest with the same rows.
 
-The plain way stands beside it in selo mode, as published: crop every window and save it as a JPEG, embed the
-files, then add each score to every pixel of its window and divide pixel by pixel. It is left out above
-``--plain-limit`` windows. Its division is timed on some rows and scaled; on these rows its map is compared
-with ours, which must agree. Prints a table, then the record.
+A call with more windows than ``--embed-limit`` is not made: ``whole_s`` is null there, and ``rest_share`` is
+``rest_s`` over the sum of it and ``encoder_s``, which is an upper bound: elsewhere it is the share of the
+whole that the encoder does not account for.
+
+Beside selo mode stands the plain way as published: crop every window and save it as a JPEG, read the files
+again, add each score to every pixel of its window and divide pixel by pixel; what is timed on some windows
+and rows is scaled. It is left out where its sums would not fit, above ``--plain-limit`` pixels. Prints a
+table, then the record.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+# A script finds what lies beside it; the modules of this one are known from the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.localization_models import LimitedModel, bundle_by_name, fastest
+from benchmarks.localization_plain import plain_way
 from lrsclip_rt.benchmarking import append_record, make_record
 from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.localization import Localization, localize_scene
 from lrsclip_rt.localization.asking import ask
-from lrsclip_rt.localization.cubic import resize_cubic
+from lrsclip_rt.localization.fast_embedding import pyramid_fusion
+from lrsclip_rt.localization.fusion import cell_means, fusion_grid_shape
 from lrsclip_rt.localization.pipeline import localize_embedding
-from lrsclip_rt.localization.windows import SELO_INPUT_SIZE
 from lrsclip_rt.raster import Scene, open_scene
 from lrsclip_rt.raster_gdal import gdal_environment, import_rasterio
 from lrsclip_rt.rendering import CLASSES, render_tile
-from lrsclip_rt.tiles import Window
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TILE = 256
+SIZES = ("2000x2000", "10000x10000", "18000x36000")
 TEXTS = ["a harbour with ships", "white storage tanks beside a road"]
 FURTHER = ["a river with a bridge", "a dense residential area", "a forest", "an airport with a long runway"]
-LOOP_ROWS = 64
-"""Rows of the plain pixel loop that are timed."""
-
-MEMORY = """
-import resource, sys
-import lrsclip_rt as lrs
-from pathlib import Path
-bundle = None if sys.argv[2] == "-" else Path(sys.argv[2])
-model = lrs.load(bundle, backend=sys.argv[4], precision=None if sys.argv[5] == "-" else sys.argv[5])
-lrs.localize(model, sys.argv[1], ["a harbour with ships"], mode=sys.argv[3])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
-
-
-@dataclass(frozen=True)
-class Plain:
-    """What the plain way took [s].
-
-    Attributes:
-        crop: Cropping and saving the windows.
-        encode: Reading them again and embedding.
-        fuse: Adding up and dividing, pixel by pixel.
-        worst: Largest difference of its map from ours, where it was computed.
-    """
-
-    crop: float
-    encode: float
-    fuse: float
-    worst: float
+ENCODER_WINDOWS = 256
+"""Windows on which the encoder alone is timed, before a call and again after it."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("-b", "--bundle", type=Path, help="default: the built-in bundle")
-    parser.add_argument("--precision", help="default: the bundle's")
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("-b", "--bundle", action="append", help="mini, vit-b-16 or a folder; repeats")
+    parser.add_argument("--data", type=Path, help="folder with pairs.jsonl for the int8 of vit-b-16")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--size", action="append", help="HEIGHTxWIDTH [px], repeats; default: 2000x2000")
-    parser.add_argument("--plain-limit", type=int, default=5000, help="windows of the plain way at most")
+    parser.add_argument("--size", action="append", help="HEIGHTxWIDTH [px], repeats")
+    parser.add_argument("--embed-limit", type=int, default=5000, help="windows of a call that is made")
+    parser.add_argument("--plain-limit", type=int, default=10**8, help="pixels of the plain way at most")
     parser.add_argument("--record", action="store_true", help="append the record to the results")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sizes = [sides_from_text(text) for text in arguments.size or ["2000x2000"]]
+    if arguments.memory_of is not None:
+        print_memory(arguments)
+        return
 
-    model = load(
-        arguments.bundle,
-        backend=arguments.backend,
-        precision=arguments.precision,
-        threads=arguments.threads,
-    )
-    model.embed_images([np.zeros((TILE, TILE, 3), np.uint8)] * 32)  # first runs are slower
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for height, width in sizes:
-            path = write_scene(Path(scratch) / f"{height}x{width}.tif", height, width)
-            for mode in ("fast", "selo"):
-                rows.append(measured(model, path, mode, arguments, Path(scratch)))
-                print_row(rows[-1])
+    models: list[dict[str, str]] = []
+    with tempfile.TemporaryDirectory(prefix="localization.") as scratch:
+        scenes = [scene_from_size(Path(scratch), text) for text in arguments.size or SIZES]
+        for name in arguments.bundle or ["mini", "vit-b-16"]:
+            bundle = bundle_by_name(name, Path(scratch), arguments.data)
+            model = fastest(bundle, threads=arguments.threads)
+            models.append(
+                {
+                    "model": name if bundle is None else model.spec.architecture,
+                    "identity": model.identity,
+                    "precision": model.precision,
+                    "backend": model.backend,
+                }
+            )
+            print(f"{models[-1]['model']} at {model.precision} on {model.backend}", flush=True)
+            for path in scenes:
+                for mode in ("fast", "selo"):
+                    row = {"model": models[-1]["model"], **measured(model, path, mode, arguments)}
+                    row["memory_mib"] = memory_mib(bundle, model, path, mode, arguments)
+                    rows.append(row)
+                    print_row(row)
     record = make_record(
         "localization_cost",
         threads=arguments.threads or available_cpus(),
         settings={
-            "model": model.spec.name,
-            "identity": model.identity,
-            "precision": model.precision,
-            "backend": model.backend,
+            "models": models,
             "texts": len(TEXTS),
+            "embed_limit": arguments.embed_limit,
             "plain_limit": arguments.plain_limit,
+            "encoder_windows": 2 * ENCODER_WINDOWS,
         },
         results=rows,
     )
@@ -125,9 +124,9 @@ def main() -> None:
     print(record.to_json())
 
 
-def sides_from_text(text: str) -> tuple[int, int]:
+def scene_from_size(folder: Path, text: str) -> Path:
     height, _, width = text.partition("x")
-    return int(height), int(width)
+    return write_scene(folder / f"{text}.tif", int(height), int(width))
 
 
 def write_scene(path: Path, height: int, width: int) -> Path:
@@ -158,61 +157,72 @@ def write_scene(path: Path, height: int, width: int) -> Path:
     return path
 
 
-def measured(
-    model: Embedder, path: Path, mode: str, arguments: argparse.Namespace, scratch: Path
-) -> dict[str, Any]:
+def measured(model: Embedder, path: Path, mode: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One scene in one mode."""
     with open_scene(path) as scene:
+        left_out = LimitedModel(model, 0)
         start = time.perf_counter()
-        found = localize_scene(model, scene, TEXTS, mode=mode)
-        whole = time.perf_counter() - start
-        encoder = encoder_seconds(model, scene, found)
-        further = further_ms(model, scene, found, mode)
-        plain = None
-        if mode == "selo" and len(found.embedding) <= arguments.plain_limit:
-            plain = plain_way(model, scene, found, scratch)
-        sides = [scene.height, scene.width]
-    row: dict[str, Any] = {
-        "size": sides,
-        "mode": mode,
-        "windows": len(found.embedding),
-        "whole_s": whole,
-        "encoder_s": encoder,
-        "rest_share": (whole - encoder) / whole,
-        "further_text_ms": further,
-        "memory_mib": memory_mib(path, mode, arguments),
-    }
-    if plain is not None:
-        rest = plain.crop + plain.fuse
-        row["plain"] = {
-            "crop_s": plain.crop,
-            "encode_s": plain.encode,
-            "fuse_s": plain.fuse,
-            "fuse_rows_timed": LOOP_ROWS,
-            "rest_ratio": rest / max(whole - encoder, 1e-9),
-            "worst_difference": plain.worst,
+        found = localize_scene(left_out, scene, TEXTS, mode=mode)
+        rest = time.perf_counter() - start
+        whole, before = None, seconds_a_window(model)
+        if len(found.embedding) <= arguments.embed_limit:
+            start = time.perf_counter()
+            found = localize_scene(model, scene, TEXTS, mode=mode)
+            whole = time.perf_counter() - start
+        encoder = (before + seconds_a_window(model)) / 2 * len(found.embedding)
+        row: dict[str, Any] = {
+            "size": [scene.height, scene.width],
+            "mode": mode,
+            "windows": len(found.embedding),
+            "whole_s": whole,
+            "encoder_s": encoder,
+            "rest_s": rest,
+            "rest_share": rest / (rest + encoder) if whole is None else (whole - encoder) / whole,
+            **further(model, scene, found),
         }
+        if mode == "selo" and scene.height * scene.width <= arguments.plain_limit:
+            plain = plain_way(model, scene, found, model.embed_texts(TEXTS[:1]))
+            row["plain"] = asdict(plain) | {"total": plain.total, "rest_ratio": plain.total / rest}
     return row
 
 
-def encoder_seconds(model: Embedder, scene: Scene, found: Localization) -> float:
-    """The encoder alone: arrays of its own input size, as many as the call embedded."""
+def seconds_a_window(model: Embedder) -> float:
+    """The encoder alone on arrays of its own input size [s]."""
     size = model.spec.image_size
     batch = np.zeros((32, 3, size, size), np.float32)
-    count = len(found.embedding)
+    model.embed_pixels(batch)  # first runs are slower
     start = time.perf_counter()
-    for first in range(0, count, 32):
-        model.embed_pixels(batch[: min(32, count - first)])
-    return time.perf_counter() - start
+    for _ in range(ENCODER_WINDOWS // len(batch)):
+        model.embed_pixels(batch)
+    return (time.perf_counter() - start) / ENCODER_WINDOWS
 
 
-def further_ms(model: Embedder, scene: Scene, found: Localization, mode: str) -> float:
-    """Median time of one more text on what is embedded, its text tower left out [ms]."""
-    asked = [ask(model, [text], templates=mode != "selo") for text in FURTHER]
-    return 1000 * statistics.median(
-        seconds(lambda: localize_embedding(found.embedding, scene, [text], one))  # noqa: B023
+def further(model: Embedder, scene: Scene, found: Localization) -> dict[str, float]:
+    """Medians of one more text on what is embedded, its text tower left out [ms]."""
+    embedding = found.embedding
+    asked = [ask(model, [text], templates=embedding.mode != "selo") for text in FURTHER]
+    rows, cols = fusion_grid_shape(scene.height, scene.width)
+    sides = {"height": scene.height, "width": scene.width}
+    fused: Callable[[NDArray[np.float32]], object]
+    if embedding.mode == "selo":
+
+        def fused(row: NDArray[np.float32]) -> object:
+            return cell_means(embedding.windows, embedding.scores(row), **sides).on_grid(0, rows, cols)
+    else:
+        fusion = pyramid_fusion(embedding, rows, cols)  # once a call
+
+        def fused(row: NDArray[np.float32]) -> object:
+            return fusion.fuse(embedding.scores(row)[:, 0])
+
+    described = [
+        seconds(lambda: localize_embedding(embedding, scene, [text], one))  # noqa: B023
         for text, one in zip(FURTHER, asked, strict=True)
-    )
+    ]
+    plain = [seconds(lambda: fused(one.rows)) for one in asked]  # noqa: B023
+    return {
+        "further_text_ms": 1000 * statistics.median(plain),
+        "described_text_ms": 1000 * statistics.median(described),
+    }
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -221,90 +231,44 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def plain_way(model: Embedder, scene: Scene, found: Localization, scratch: Path) -> Plain:
-    """Crop, save, read, embed, then loop over pixels, for one text."""
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    windows = found.embedding.windows
-    start = time.perf_counter()
-    files = [saved_crop(scene, window, folder / f"{n}.jpg") for n, window in enumerate(windows)]
-    cropped = time.perf_counter()
-    rows = np.concatenate(
-        [model.embed_images(files[first : first + 32]) for first in range(0, len(files), 32)]
-    )
-    encoded = time.perf_counter()
-    scores = found.embedding.scores(model.embed_texts(TEXTS[:1]))[:, 0]
-    total, count = np.zeros((scene.height, scene.width)), np.zeros((scene.height, scene.width))
-    summing = time.perf_counter()
-    for window, score in zip(windows, scores, strict=True):
-        area = np.s_[
-            window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width
-        ]
-        total[area] += score
-        count[area] += 1
-    summed = time.perf_counter() - summing
-    timed = min(LOOP_ROWS, scene.height)
-    looping = time.perf_counter()
-    means = divided_by_pixels(total, count, timed)
-    looped = (time.perf_counter() - looping) * scene.height / timed
-    assert found.cells is not None
-    assert len(rows) == len(windows)
-    ours = found.cells.at_pixels(0, np.arange(timed), np.arange(scene.width))
-    worst = float(np.abs(means - ours).max())
-    if worst > 1e-6:
-        raise SystemExit(f"the maps of both ways differ by {worst:g}; expected the same")
-    return Plain(
-        crop=cropped - start,
-        encode=encoded - cropped,
-        fuse=summed + looped,
-        worst=worst,
-    )
-
-
-def saved_crop(scene: Scene, window: Window, path: Path) -> Path:
-    pixels = resize_cubic(scene.read(window, fill=False), SELO_INPUT_SIZE, SELO_INPUT_SIZE)
-    Image.fromarray(pixels).save(path, quality=95)
-    return path
-
-
-def divided_by_pixels(
-    total: NDArray[np.float64], count: NDArray[np.float64], rows: int
-) -> NDArray[np.float64]:
-    """The division as published: one pixel after the other."""
-    means = np.zeros((rows, total.shape[1]))
-    for row in range(rows):
-        for col in range(total.shape[1]):
-            means[row, col] = total[row, col] / count[row, col]
-    return means
-
-
-def memory_mib(path: Path, mode: str, arguments: argparse.Namespace) -> float:
+def memory_mib(
+    bundle: Path | None, model: Embedder, path: Path, mode: str, arguments: argparse.Namespace
+) -> float:
     """Peak resident memory of a process of its own."""
-    command: Sequence[str] = [
-        sys.executable,
-        "-c",
-        MEMORY,
-        str(path),
-        str(arguments.bundle or "-"),
-        mode,
-        arguments.backend,
-        arguments.precision or "-",
-    ]
+    command = [sys.executable, __file__, "--memory-of", str(path), mode, model.backend, model.precision]
+    command += ["-b", "mini" if bundle is None else str(bundle)]
+    command += ["--embed-limit", str(min(ENCODER_WINDOWS, arguments.embed_limit))]
+    command += [] if arguments.threads is None else ["--threads", str(arguments.threads)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_memory(arguments: argparse.Namespace) -> None:
+    """What that process does."""
+    path, mode, backend, precision = arguments.memory_of
+    bundle = bundle_by_name(arguments.bundle[0], Path(path).parent, None)
+    model = load(bundle, backend=backend, precision=precision, threads=arguments.threads)
+    with open_scene(Path(path)) as scene:
+        localize_scene(LimitedModel(model, arguments.embed_limit), scene, TEXTS[:1], mode=mode)
+    # getrusage would count the process that this one was started from.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    print(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024)
 
 
 def print_row(row: dict[str, Any]) -> None:
     height, width = row["size"]
+    whole = "not made" if row["whole_s"] is None else f"{row['whole_s']:.2f} s"
     print(
-        f"{height:6} x {width:<6} {row['mode']:5} {row['windows']:6} windows  whole {row['whole_s']:8.2f} s  "
-        f"encoder {row['encoder_s']:8.2f} s  rest {100 * row['rest_share']:5.1f} %  "
-        f"further text {row['further_text_ms']:6.1f} ms  memory {row['memory_mib']:6.0f} MiB",
+        f"{height:6} x {width:<6} {row['mode']:5} {row['windows']:6} windows  whole {whole:>9}  encoder "
+        f"{row['encoder_s']:8.2f} s  rest {row['rest_s']:7.2f} s, {100 * row['rest_share']:5.1f} %  "
+        f"further text {row['further_text_ms']:6.1f} ms, described {row['described_text_ms']:6.1f}  memory "
+        f"{row['memory_mib']:5.0f} MiB",
         flush=True,
     )
     if "plain" in row:
         plain = row["plain"]
         print(
-            f"{'':16} plain crop {plain['crop_s']:.2f} s, encode {plain['encode_s']:.2f} s, "
-            f"fuse {plain['fuse_s']:.2f} s: {plain['rest_ratio']:.1f}x the rest of ours",
+            f"{'':16} plain crop {plain['crop']:.2f} s, read {plain['read']:.2f} s, "
+            f"fuse {plain['fuse']:.2f} s: {plain['rest_ratio']:.1f}x the rest of ours",
             flush=True,
         )
 

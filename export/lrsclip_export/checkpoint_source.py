@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrsclip_export.dense_recipe import dense_recipe
 from lrsclip_export.graph_builder import fits_half
 from lrsclip_export.precisions import TOWER_GRAPHS, require_onnx, save_graph
 from lrsclip_export.proof import Answers, Inputs, answers_from_graphs, answers_from_torch, prove_fp32
@@ -148,6 +149,7 @@ def checkpoint_model(
         context_length=config.context_length,
         kps_keep=config.keep,
         kps_ratio=config.ratio,
+        dense_recipe=dense_recipe(config).name,
     )
     source = SourceRecord(
         checkpoint_sha256=checkpoint.sha256,

@@ -52,6 +52,10 @@ class GraphBuilder:
         self._initialisers: dict[str, Any] = {}
         self._values: set[str] = set()
 
+    def __contains__(self, value: str) -> bool:
+        """The graph has a value of this name."""
+        return value in self._values
+
     def add_input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         """Declare a graph input; strings in ``shape`` are dynamic axes."""
         self._inputs.append(_value_info(name, dtype, shape))

@@ -18,8 +18,10 @@ __all__ = [
     "HEAD_WIDTH",
     "ReadParameter",
     "TransformerShape",
+    "in_projection",
     "integers",
     "layer_norm",
+    "linear_of",
     "projection",
     "transformer",
     "unit_rows",
@@ -66,12 +68,12 @@ def projection(g: GraphBuilder, x: str, read: ReadParameter, name: str, output: 
     return g.node("MatMul", (x, g.weight(name, lambda: read(name))), output)
 
 
-def unit_rows(g: GraphBuilder, x: str, output: str) -> str:
+def unit_rows(g: GraphBuilder, x: str, output: str, *, prefix: str = "norm") -> str:
     """(..., D) -> (..., D) with L2 norm 1; a row of zeros stays zeros."""
-    squares = g.node("ReduceSumSquare", (x,), "norm.squares", axes=[-1], keepdims=1)
-    norm = g.node("Sqrt", (squares,), "norm.root")
+    squares = g.node("ReduceSumSquare", (x,), f"{prefix}.squares", axes=[-1], keepdims=1)
+    norm = g.node("Sqrt", (squares,), f"{prefix}.root")
     floor = g.constant("norm.floor", np.array([1e-12], dtype=np.float32))
-    return g.node("Div", (x, g.node("Max", (norm, floor), "norm.divisor")), output)
+    return g.node("Div", (x, g.node("Max", (norm, floor), f"{prefix}.divisor")), output)
 
 
 def transformer(
@@ -124,12 +126,12 @@ def _block(
     attended = _attention(g, x, selected, read, prefix, shape.width, mask)
     x = g.node("Add", (selected or x, attended), f"{prefix}.attn.sum")
     hidden = layer_norm(g, x, read, f"{prefix}.ln_2", f"{prefix}.ln_2.out")
-    hidden = _linear_of(g, hidden, read, f"{prefix}.mlp.c_fc")
+    hidden = linear_of(g, hidden, read, f"{prefix}.mlp.c_fc")
     slope = g.constant("quick_gelu.slope", np.array([1.702], dtype=np.float32))
     steep = g.node("Mul", (hidden, slope), f"{prefix}.mlp.gelu.steep")
     gate = g.node("Sigmoid", (steep,), f"{prefix}.mlp.gelu.gate")
     hidden = g.node("Mul", (hidden, gate), f"{prefix}.mlp.gelu")
-    hidden = _linear_of(g, hidden, read, f"{prefix}.mlp.c_proj")
+    hidden = linear_of(g, hidden, read, f"{prefix}.mlp.c_proj")
     return g.node("Add", (x, hidden), f"{prefix}.out")
 
 
@@ -141,10 +143,10 @@ def _attention(
     normed = layer_norm(g, x, read, f"{prefix}.ln_1", f"{prefix}.ln_1.out")
     if selected:
         query_rows = layer_norm(g, selected, read, f"{prefix}.ln_1", f"{prefix}.ln_1.selected")
-        q = _in_projection(g, query_rows, read, base, width, 0, 1)
-        k, v = _split(g, _in_projection(g, normed, read, base, width, 1, 3), base, width, ("k", "v"))
+        q = in_projection(g, query_rows, read, base, width, 0, 1)
+        k, v = _split(g, in_projection(g, normed, read, base, width, 1, 3), base, width, ("k", "v"))
     else:
-        qkv = _in_projection(g, normed, read, base, width, 0, 3)
+        qkv = in_projection(g, normed, read, base, width, 0, 3)
         q, k, v = _split(g, qkv, base, width, ("q", "k", "v"))
     by_head = integers(g, [0, 0, heads, HEAD_WIDTH])
     q, k, v = (
@@ -165,16 +167,25 @@ def _attention(
         "Transpose", (g.node("MatMul", (shares, v), f"{base}.mixed"),), f"{base}.rows", perm=[0, 2, 1, 3]
     )
     joined = g.node("Reshape", (mixed, integers(g, [0, 0, width])), f"{base}.joined")
-    return _linear_of(g, joined, read, f"{base}.out_proj")
+    return linear_of(g, joined, read, f"{base}.out_proj")
 
 
-def _linear_of(g: GraphBuilder, x: str, read: ReadParameter, prefix: str) -> str:
+def linear_of(g: GraphBuilder, x: str, read: ReadParameter, prefix: str, output: str = "") -> str:
+    """(..., C) -> (..., C') by the linear layer ``prefix``."""
     weight = g.weight(f"{prefix}.weight", lambda: read(f"{prefix}.weight").T)
-    return linear(g, x, weight, g.weight(f"{prefix}.bias", lambda: read(f"{prefix}.bias")), f"{prefix}.out")
+    bias = g.weight(f"{prefix}.bias", lambda: read(f"{prefix}.bias"))
+    return linear(g, x, weight, bias, output or f"{prefix}.out")
 
 
-def _in_projection(
-    g: GraphBuilder, x: str, read: ReadParameter, base: str, width: int, first: int, last: int
+def in_projection(
+    g: GraphBuilder,
+    x: str,
+    read: ReadParameter,
+    base: str,
+    width: int,
+    first: int,
+    last: int,
+    output: str = "",
 ) -> str:
     """Queries, keys and values number ``first`` to ``last``; queries are scaled by 1 / sqrt(64)."""
     letters = "qkv"[first:last]
@@ -186,7 +197,7 @@ def _in_projection(
         g, f"{base}.{letters}.weight", lambda: read(f"{base}.in_proj_weight")[rows].T, scale
     )
     bias = g.weight(f"{base}.{letters}.bias", lambda: read(f"{base}.in_proj_bias")[rows] * scale)
-    return linear(g, x, weight, bias, f"{base}.{letters}")
+    return linear(g, x, weight, bias, output or f"{base}.{letters}")
 
 
 def _scaled_weight(
@@ -197,6 +208,8 @@ def _scaled_weight(
     An eighth of a small float16 can fall below its subnormals. Then the file keeps the weight as it
     is and a product of two constants, which backends fold when they load it.
     """
+    if f"{name}.scaled" in g:
+        return f"{name}.scaled"
     if name not in g.weights and g.store_half and not fits_half(make() * scale):
         g.weight(name, make)
         g.weights.add(f"{name}.scale", scale)

@@ -146,8 +146,9 @@ class MigratedGraph(SourceGraph):
             divisor = migration.divisors.get(group[0].x)
             if divisor is None:
                 continue
-            for product in group:
-                self._multiply(product.weight, divisor[:, None])
+            # Two products may share a weight, which is scaled once.
+            for weight in dict.fromkeys(product.weight for product in group):
+                self._multiply(weight, divisor[:, None])
             self._divide_before(group[0], divisor)
 
     def is_inline(self, value: str) -> bool:

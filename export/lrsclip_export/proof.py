@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_export.dense_recipe import dense_recipe
 from lrsclip_export.graph_running import embedded_images, embedded_texts
 from lrsclip_rt.errors import ParityError
 from lrsclip_rt.parity import Embeddings, Gate, ParityReport, compare
@@ -110,6 +111,8 @@ def answers_from_torch(
     import torch
     import torch.nn.functional as F
 
+    from lrsclip_export.dense_torch import dense_patches
+
     def unit(rows: torch.Tensor) -> NDArray[np.float32]:
         array: NDArray[np.float32] = F.normalize(rows, dim=-1).numpy()
         return array
@@ -118,7 +121,8 @@ def answers_from_torch(
         pixels = torch.from_numpy(inputs.pixels)
         images = np.concatenate([unit(model.encode_image(pixels[part])) for part in _batches(len(pixels))])
         progress(0.5)
-        patches = unit(model.visual.patches(pixels[:_DENSE_IMAGES]))
+        recipe = dense_recipe(model.config)
+        patches: NDArray[np.float32] = dense_patches(model.visual, pixels[:_DENSE_IMAGES], recipe).numpy()
         progress(0.6)
         tokens = torch.from_numpy(inputs.texts.tokens)
         texts = np.concatenate([unit(model.encode_text(tokens[part])) for part in _batches(len(tokens))])

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_export.dense_graph import dense_rows
+from lrsclip_export.dense_recipe import dense_recipe
 from lrsclip_export.graph_builder import GraphBuilder
 from lrsclip_export.layers import (
     MASKED,
@@ -62,7 +64,11 @@ class Parameters:
 def image_graph(
     parameters: Parameters, config: ClipConfig, weights: WeightFile, *, dense: bool, store_half: bool = False
 ) -> Any:
-    """``pixels`` (N, 3, S, S) -> ``embedding`` (N, D), or ``patches`` (N, P, D) where ``dense``."""
+    """``pixels`` (N, 3, S, S) -> ``embedding`` (N, D), or ``patches`` (N, P, D) where ``dense``.
+
+    The dense graph holds all of the other one: its patches take a share of the class embedding, and what
+    8-bit precisions do to the values and weights of one is right for both.
+    """
     g = GraphBuilder("dense" if dense else "image", weights, store_half=store_half)
     read, size, width = parameters.read, config.image_size, config.image_width
     patches = config.grid**2
@@ -78,22 +84,16 @@ def image_graph(
     x = g.node("Pad", (x, integers(g, [0, 1, 0, 0, 0, 0])), "visual.padded", mode="constant")
     x = g.node("Add", (x, g.weight("visual.table", lambda: _image_table(read))), "visual.tokens")
     x = layer_norm(g, x, read, "visual.ln_pre", "visual.ln_pre.out")
-    rows = (1, 1 + patches) if dense else (0, 1)
-    x = transformer(
-        g,
-        x,
-        read,
-        TransformerShape("visual.transformer.", width, config.image_layers),
-        select=lambda value: _rows(g, value, *rows),
-    )
+    blocks = TransformerShape("visual.transformer.", width, config.image_layers)
+    x = transformer(g, x, read, blocks, select=lambda value: _rows(g, value, 0, 1))
     x = layer_norm(g, x, read, "visual.ln_post", "visual.ln_post.out")
-    if not dense:
-        x = g.node("Reshape", (x, integers(g, [0, width])), "visual.pooled")
-    x = projection(g, x, read, "visual.proj", "visual.projected")
+    x = g.node("Reshape", (x, integers(g, [0, width])), "visual.pooled")
+    x = unit_rows(g, projection(g, x, read, "visual.proj", "visual.projected"), "embedding")
     if dense:
-        g.add_output(unit_rows(g, x, "patches"), np.float32, ("N", patches, config.embed_dim))
+        rows = dense_rows(g, x, read, blocks, dense_recipe(config), patches=patches)
+        g.add_output(rows, np.float32, ("N", patches, config.embed_dim))
     else:
-        g.add_output(unit_rows(g, x, "embedding"), np.float32, ("N", config.embed_dim))
+        g.add_output(x, np.float32, ("N", config.embed_dim))
     return g.model()
 
 

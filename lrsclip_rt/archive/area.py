@@ -19,6 +19,8 @@ MOST_POINTS = 100_000
 """Points of all rings together; more is refused."""
 
 _EDGES_AT_ONCE = 64
+_LEAST_EXTENT_DEG = 1e-12
+"""A ring must be wider and higher [deg]: below, 1 over it is no number that can be counted with."""
 
 Polygon = tuple[Ring, ...]
 """Closed rings in lon, lat [deg]: a point is inside where it is inside an odd number of them."""
@@ -134,7 +136,7 @@ def _check_ring(ring: Ring, name: str) -> None:
             f"{name} has the point ({lon:g}, {lat:g}), which is no longitude and latitude [deg]; GeoJSON is "
             "WGS84, split at the antimeridian (RFC 7946). Another CRS fits into a GeoPackage"
         )
-    if not np.ptp(points, axis=0).all():
+    if (np.ptp(points, axis=0) < _LEAST_EXTENT_DEG).any():
         raise InputError(f"{name} has a ring without an area, around {points[0].tolist()}")
 
 

@@ -73,9 +73,11 @@ class Server:
         host = parts.get("host") or parts.get("hostaddr") or "localhost"
         port = parts.get("port")
         database = parts.get("dbname") or parts.get("user") or "postgres"
-        if "://" in f"{host}{database}":  # an address within the address: its password would be shown
+        if "@" in f"{host}{database}" or ":/" in f"{host}{database}":
+            # What libpq takes for a name is a part of the password, or a second address; it would be shown.
             raise InputError(
-                "the postgresql:// URL holds another address; expected one, each part without ://"
+                "the postgresql:// URL has @ or :/ in its host or database; special characters of a password "
+                "must be percent-encoded, as in postgresql://user:p%40ss@host:5432/database"
             )
         return cls(whole, schema, f"{host}{f':{port}' if port else ''}/{database}")
 

@@ -26,6 +26,9 @@ _SHORT = frozenset(
     "approx ca cf dr e.g eg etc fig i.e ie incl inst jr max min mr mrs ms mt nr prof resp sq sr st vs".split()
 )
 """Words that a full stop shortens rather than ends."""
+_LONGEST_WORD = 64
+"""Characters before a stop that are looked at: more could not be one of those."""
+_NEXT = re.compile(r"\s*(\S?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,13 @@ def _ends(text: str, match: re.Match[str]) -> bool:
         return mark[0] in "\n。！？" or not after or after.isspace()  # noqa: RUF001
     if after and not after.isspace():
         return False
-    word = re.search(r"\S*\Z", text[: match.start()])
-    before = word.group().lstrip("([\"'").lower() if word else ""
+    head = text[max(0, match.start() - _LONGEST_WORD) : match.start()]
+    word = head.rsplit(maxsplit=1)[-1] if head and not head[-1].isspace() else ""
+    before = word.lstrip("([\"'").lower()
     if before in _SHORT:
         # What is shortened at the very end of a sentence is told by the capital behind it.
-        following = text[match.end() :].lstrip()[:1]
-        return before == "etc" and following.isupper()
+        following = _NEXT.match(text, match.end())
+        return before == "etc" and following is not None and following[1].isupper()
     return not (len(before) == 1 and before.isalpha())
 
 

@@ -269,6 +269,7 @@ def _local_path(href: str, folder: Path) -> Path:
     try:
         if "\0" in href:
             raise ValueError("it holds a zero byte")
+        os.fsencode(unquote(href))  # refuses half a character
         if scheme is not None:
             parts = urlsplit(href)
             if parts.netloc not in ("", "localhost"):

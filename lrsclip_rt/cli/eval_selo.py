@@ -58,10 +58,10 @@ class Run:
 )
 @click.option(
     "--mode",
-    type=click.Choice(["fast", "selo"]),
+    type=click.Choice(["fast", "selo", "dense"]),
     default="selo",
     show_default=True,
-    help="selo: the published protocol, windows of 256, 512 and 768 px.  fast: what localize does.",
+    help="selo: the published protocol, windows of 256, 512 and 768 px.  fast, dense: as localize does.",
 )
 @click.option("--mosaic", type=FILE, help="Truth of a mosaic scene: also report the mAP of its cells.")
 @click.option(

@@ -196,6 +196,7 @@ def _bundle(path: Path | None, threads: int | None) -> dict[str, Any]:
         "architecture": bundle.spec.architecture,
         "embed_dim": bundle.spec.embed_dim,
         "image_size": bundle.spec.image_size,
+        "patches": {"grid": list(bundle.spec.patch_grid), "recipe": bundle.spec.dense_recipe},
         "identity": bundle.identity,
         "default_precision": bundle.default_precision,
         "precisions": precisions,
@@ -271,6 +272,8 @@ def _print(facts: dict[str, Any]) -> None:
     else:
         where = "built-in" if bundle["built_in"] else bundle["path"]
         add("bundle", f"{bundle['name']} ({bundle['architecture']}, D = {bundle['embed_dim']}), {where}")
+        rows, cols = bundle["patches"]["grid"]
+        add("  patches", f"{rows} x {cols}, recipe: {bundle['patches']['recipe']}")
         for name, record in bundle["precisions"].items():
             gate = "passed its gate" if record["passed"] else "has not passed its gate"
             default = ", default" if name == bundle["default_precision"] else ""

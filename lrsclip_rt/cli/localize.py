@@ -28,10 +28,11 @@ COLUMNS = ("text", "rank", "score", "z", "window", "lonlat", "area_m2", "area_px
 )
 @click.option(
     "--mode",
-    type=click.Choice(["fast", "selo"]),
+    type=click.Choice(["fast", "selo", "dense"]),
     default="fast",
     show_default=True,
-    help="fast: coarsely everywhere, finely where the texts fit best.  selo: the published protocol.",
+    help="fast: coarsely everywhere, finely where the texts fit best.  selo: the published protocol.  "
+    "dense: the patches inside windows of one size.",
 )
 @click.option(
     "--refine",
@@ -100,10 +101,10 @@ def command(
     """
     if (full or gpkg) and output is None:
         raise click.UsageError("--full and --gpkg say how files are written; give a folder with -o")
-    if mode == "selo" and (refine is not None or rotations or gsd is not None):
+    if mode != "fast" and (refine is not None or rotations or gsd is not None):
         raise click.UsageError("--refine, --rotations and --gsd belong to --mode fast")
     if explained and (mode == "selo" or len(texts) != 1):
-        raise click.UsageError("--explain takes one description, with --mode fast")
+        raise click.UsageError("--explain takes one description, with --mode fast or dense")
     chosen_bands = None if bands is None else _numbers(bands, "--bands", int)
     limits = None if stretch is None else _numbers(stretch, "--stretch", float)
     if limits is not None and len(limits) != 2:

@@ -19,14 +19,10 @@ __all__ = ["BACKGROUND", "MAX_PHRASE_WORDS", "Asked", "ask"]
 BACKGROUND = (
     "an aerial photo",
     "a satellite image",
-    "bare ground",
-    "open water",
-    "trees and grass",
-    "buildings",
-    "a road",
-    "empty land",
+    "a picture of the ground",
+    "land seen from above",
 )
-"""Descriptions that fit some part of nearly every scene."""
+"""Descriptions that fit every scene and say nothing of what is in it."""
 
 MAX_PHRASE_WORDS = 20
 """Longer texts are asked as they are."""
@@ -39,13 +35,13 @@ class Asked:
     Attributes:
         rows: (T, D) float32 unit rows.
         background: (B, D) float32 unit rows of ``BACKGROUND``.
-        threshold: Presence from which a text counts as there; None without a calibrated one.
+        logit_scale: Of the model: logarithm of odds a unit of cosine.
         model_id: Identity of the model.
     """
 
     rows: NDArray[np.float32]
     background: NDArray[np.float32]
-    threshold: float | None
+    logit_scale: float
     model_id: str | None = None
 
 
@@ -68,5 +64,4 @@ def ask(model: SceneModel, texts: Sequence[str], *, templates: bool) -> Asked:
                 asked = model.embed_texts([form.replace("{}", text.strip().rstrip(".")) for form in forms])
                 mean = asked.mean(axis=0)
                 rows[number] = mean / np.linalg.norm(mean)
-    threshold = model.bundle.manifest.presence_threshold
-    return Asked(rows, model.embed_texts(BACKGROUND), threshold, model.bundle.identity)
+    return Asked(rows, model.embed_texts(BACKGROUND), model.spec.logit_scale, model.bundle.identity)

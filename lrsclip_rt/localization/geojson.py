@@ -43,7 +43,7 @@ def presence_record(heatmap: Heatmap) -> dict[str, Any]:
         "presence": round(presence.score, 6),
         "present": presence.present,
         "presence_bar": round(presence.bar, 6),
-        "presence_by": "threshold" if presence.calibrated else "background",
+        "presence_by": "background",
     }
 
 

@@ -136,9 +136,8 @@ def presence_tags(heatmap: Heatmap) -> dict[str, str]:
     presence = heatmap.presence
     if presence is None:
         return {}
-    by = "threshold" if presence.calibrated else "background"
     return {
         "PRESENT": "yes" if presence.present else "no",
         "PRESENCE": f"{presence.score:.6f}",
-        "PRESENCE_BAR": f"{presence.bar:.6f} ({by})",
+        "PRESENCE_BAR": f"{presence.bar:.6f} (background)",
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.localization.asking import Asked, ask
 from lrsclip_rt.localization.box_filter import box_sums, odd_cells, smoothing_px
+from lrsclip_rt.localization.dense_embedding import embed_dense, refuse_without_patches
 from lrsclip_rt.localization.fast_embedding import embed_pyramid, pyramid_fusion
 from lrsclip_rt.localization.fusion import CellMeans, cell_means, fusion_grid_shape
 from lrsclip_rt.localization.heatmap import Heatmap
@@ -36,9 +37,9 @@ __all__ = [
     "localize_scene",
 ]
 
-MODES = ("fast", "selo")
+MODES = ("fast", "selo", "dense")
 """How windows are chosen: "fast" looks coarsely at the scene and finely where the texts fit best, "selo" is
-the published protocol at 256, 512 and 768 px."""
+the published protocol at 256, 512 and 768 px, "dense" scores the patches of one size of windows."""
 
 SceneSource = str | Path | Scene | NDArray[np.uint8]
 """A raster or image file, an open scene, or an (H, W, 3) uint8 array."""
@@ -97,7 +98,7 @@ def localize(
         model: From ``lrsclip_rt.load``.
         scene: A raster or image file, an open ``Scene``, or an (H, W, 3) uint8 array.
         texts: One text or several; windows are embedded once for all of them.
-        mode: "fast", coarse to fine, or "selo", the published protocol.
+        mode: "fast", coarse to fine, "selo", the published protocol, or "dense", patches of windows.
         fast: How the fast mode looks; its defaults by default.
         steps: Window edges [px] of the selo mode; those above the scene's shorter side are dropped.
         batch_size: Windows a run of the model.
@@ -110,6 +111,8 @@ def localize(
         InputError: If there is no text, one is blank, or the mode is unknown.
         RasterError: If the scene cannot be read.
         DependencyError: If rasterio is needed and not installed.
+        BundleError: If the dense mode is asked for and the bundle has no dense graph.
+        ParityError: If that graph fell below its gate.
     """
     with opened(scene) as source:
         return localize_scene(
@@ -140,9 +143,13 @@ def localize_scene(
         raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     # Texts first: a blank one should not cost the embedding of a scene.
     queries = _query_list(texts)
+    if mode == "dense":
+        refuse_without_patches(model)
     asked = ask(model, queries, templates=mode != "selo")
     if mode == "selo":
         embedding = embed_scene(model, scene, steps=steps, batch_size=batch_size, progress=progress)
+    elif mode == "dense":
+        embedding = embed_dense(model, scene, batch_size=batch_size, progress=progress)
     else:
         embedding = embed_pyramid(
             model, scene, asked.rows, options=fast, batch_size=batch_size, progress=progress
@@ -178,7 +185,7 @@ def localize_embedding(
     heatmaps = []
     for index, text in enumerate(texts):
         fused = fusion.fuse(scores[:, index]) if cells is None else cells.on_grid(index, *grid)
-        presence = presence_of(scores[:, index], background, asked.threshold)
+        presence = presence_of(scores[:, index], background, logit_scale=asked.logit_scale)
         heatmaps.append(described_map(text, fused, valid, embedding, scene, presence, asked.model_id))
     return Localization(embedding, cells, tuple(heatmaps))
 

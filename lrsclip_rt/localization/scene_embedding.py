@@ -69,7 +69,7 @@ class SceneEmbedding:
         embeddings: (N, D) float32, unit rows.
         height: Scene height [px].
         width: Scene width [px].
-        mode: How the windows were chosen: "fast", "selo" or "archive".
+        mode: How the windows were chosen: "fast", "selo", "dense" or "archive".
         scales: Window edges [px].
         valid: (N,) float32 part of each window that shows something, above 0; None where it was not asked.
         overlap: Shared fraction of neighbouring windows.

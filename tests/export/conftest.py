@@ -39,7 +39,16 @@ class Float64Clip:
         return unit(self._norm(self._image_tokens(pixels)[:, 0], "visual.ln_post") @ self["visual.proj"])
 
     def dense(self, pixels: Array) -> Array:
-        return unit(self._norm(self._image_tokens(pixels)[:, 1:], "visual.ln_post") @ self["visual.proj"])
+        """The last block's attention of queries to queries alone, and a share of the class embedding."""
+        x, last = self._before_last_block(pixels)
+        y = self._norm(x, f"{last}.ln_1") @ self[f"{last}.attn.in_proj_weight"].T
+        y = y + self[f"{last}.attn.in_proj_bias"]
+        n, t, c = x.shape
+        q, _, v = (part.reshape(n, t, c // 64, 64).swapaxes(1, 2) for part in np.split(y, 3, axis=-1))
+        y = (softmax(q @ q.swapaxes(-1, -2) / 8) @ v).swapaxes(1, 2).reshape(n, t, c)
+        y = self._norm(self._linear(y, f"{last}.attn.out_proj")[:, 1:], "visual.ln_post")
+        share = 0.5 if "visual.stem.first.weight" in self.state else -0.3
+        return unit(unit(y @ self["visual.proj"]) + share * self.image(pixels)[:, None])
 
     def text(self, tokens: Array) -> Array:
         """(N, T) ids; each text is cut behind its first EOT, which a causal model cannot notice."""
@@ -57,6 +66,14 @@ class Float64Clip:
         return unit(self._norm(x[:, -1], "ln_final") @ self["text_projection"])
 
     def _image_tokens(self, pixels: Array) -> Array:
+        return self._blocks(self._embedded(pixels), "visual.transformer.resblocks", 0.0)
+
+    def _before_last_block(self, pixels: Array) -> tuple[Array, str]:
+        prefix = "visual.transformer.resblocks"
+        last = sum(name.startswith(prefix) and name.endswith(".ln_1.weight") for name in self.state) - 1
+        return self._blocks(self._embedded(pixels), prefix, 0.0, stop=last), f"{prefix}.{last}"
+
+    def _embedded(self, pixels: Array) -> Array:
         x = pixels.astype(np.float64)
         if "visual.stem.first.weight" in self.state:
             x = self._stem(x)
@@ -67,11 +84,11 @@ class Float64Clip:
         x = cells @ kernel.reshape(len(kernel), -1).T
         first = np.broadcast_to(self["visual.class_embedding"], (n, 1, len(kernel)))
         x = np.concatenate([first, x], axis=1) + self["visual.positional_embedding"]
-        return self._blocks(self._norm(x, "visual.ln_pre"), "visual.transformer.resblocks", 0.0)
+        return self._norm(x, "visual.ln_pre")
 
-    def _blocks(self, x: Array, prefix: str, mask: Any) -> Array:
+    def _blocks(self, x: Array, prefix: str, mask: Any, stop: int | None = None) -> Array:
         layer = 0
-        while f"{prefix}.{layer}.ln_1.weight" in self.state:
+        while layer != stop and f"{prefix}.{layer}.ln_1.weight" in self.state:
             p = f"{prefix}.{layer}"
             y = (
                 self._norm(x, f"{p}.ln_1") @ self[f"{p}.attn.in_proj_weight"].T

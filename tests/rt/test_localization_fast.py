@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lrsclip_rt.bundle import Bundle
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.localization import FastOptions, localize, localize_scene
@@ -21,7 +23,7 @@ from lrsclip_rt.localization.hann import hann_means, spans_on_grid
 from lrsclip_rt.localization.hann_fusion import hann_fusion
 from lrsclip_rt.localization.interpolation import bilinear_at
 from lrsclip_rt.localization.pipeline import localize_embedding
-from lrsclip_rt.localization.presence import presence_of
+from lrsclip_rt.localization.presence import ODDS, presence_of
 from lrsclip_rt.localization.pyramid import child_count, chosen_children, fast_scales, valid_shares
 from lrsclip_rt.localization.windows import selo_windows
 from lrsclip_rt.raster import Scene, scene_from_array
@@ -322,19 +324,46 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
 # Whether it is there
 
 
-def test_presence_is_the_mean_of_the_best_windows() -> None:
-    scores = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], np.float32)
-    background = np.stack([scores - 0.2, scores], axis=1)
-    judged = presence_of(scores, background, None)
-    assert judged.score == pytest.approx(0.3)
-    assert judged.bar == pytest.approx(0.2)
-    assert (judged.present, judged.calibrated) == (True, False)
-    # A calibrated threshold is held against as many windows as an archive of so many tiles would average.
-    held = presence_of(scores, background, 0.31)
-    assert (held.present, held.calibrated, held.bar) == (True, True, 0.31)
-    assert held.score == pytest.approx(0.5)
-    many = np.concatenate([np.zeros(400, np.float32), scores])
-    assert presence_of(many, np.zeros((406, 1), np.float32), 0.31).score == pytest.approx(0.4)
+def test_a_text_must_be_likelier_than_the_background_in_its_best_windows() -> None:
+    scores = np.array([0.1, 0.5, 0.4, 0.3, 0.0, 0.2], np.float32)
+    background = np.stack([scores - 0.4, scores[::-1] - 0.2], axis=1)
+    judged = presence_of(scores, background, logit_scale=10.0)
+    assert judged.score == pytest.approx(0.45)
+    assert judged.bar == pytest.approx((0.05 + 0.25) / 2 + np.log(ODDS) / 10.0)
+    assert judged.present
+    # The sharper the model, the smaller the cosines that the same odds take.
+    bars = [presence_of(scores, scores[:, None], logit_scale=scale).bar for scale in (10.0, 100.0)]
+    np.testing.assert_allclose(bars, 0.45 + np.log(ODDS) / np.array([10.0, 100.0]), rtol=1e-6)
+    assert not presence_of(scores, scores[:, None], logit_scale=100.0).present
+
+
+def test_few_windows_count_all_and_none_show_nothing() -> None:
+    two = np.array([0.2, 0.4], np.float32)
+    assert presence_of(two, two[:, None] - 1.0, logit_scale=10.0).score == pytest.approx(0.3)
+    none = presence_of(np.empty(0, np.float32), np.empty((0, 2), np.float32), logit_scale=10.0)
+    assert (none.score, none.present) == (-1.0, False)
+
+
+def test_the_threshold_of_archives_of_whole_images_does_not_judge_scenes(model: Embedder) -> None:
+    array = patchwork(600, 600)
+    judged = []
+    for threshold in (-1.0, 1.0):
+        manifest = replace(model.bundle.manifest, presence_threshold=threshold)
+        (heat,) = localize(load(Bundle(model.bundle.path, manifest)), array, ["a ship"])
+        judged.append(heat.presence)
+    assert judged[0] is not None
+    assert judged[0] == judged[1]
+
+
+def test_a_real_harbour_shows_ships_and_no_stadium(data_dir: Path) -> None:
+    ships, stadium = localize(
+        load(threads=1),
+        data_dir / "scenes" / "planet_longbeach_2.jpg",
+        ["a harbour with many ships", "a football stadium"],
+    )
+    assert ships.presence is not None
+    assert stadium.presence is not None
+    assert (ships.presence.present, stadium.presence.present) == (True, False)
 
 
 def test_phrases_are_asked_in_every_template_and_descriptions_as_they_are(model: Embedder) -> None:

@@ -216,7 +216,9 @@ def test_heatmaps_are_sequences_of_regions_with_a_short_name(located: tuple[Loca
 # Files
 
 
-def test_the_heat_map_is_a_georeferenced_tif(located: tuple[Localization, Any], tmp_path: Path) -> None:
+def test_the_heat_map_is_a_georeferenced_tif(
+    located: tuple[Localization, Any], model: Embedder, tmp_path: Path
+) -> None:
     found, scene = located
     paths = write_outputs(tmp_path / "out", found, scene)
     with rasterio.open(paths[1].heat) as dataset:
@@ -229,7 +231,7 @@ def test_the_heat_map_is_a_georeferenced_tif(located: tuple[Localization, Any], 
         assert dataset.compression.name == "deflate"
         assert np.isnan(dataset.nodata)
         tags = dataset.tags()
-    assert tags["MODEL_ID"] == found[0].model_id
+    assert tags["MODEL_ID"] == model.bundle.identity
     assert (tags["MODE"], tags["SCALES"]) == ("selo", "256,512")
     assert (tags["QUERY"], tags["SOURCE"]) == ("white storage tanks", "scene_20200831.tif")
 
@@ -268,7 +270,9 @@ def test_the_selo_map_is_a_grey_png_at_source_resolution(
             np.testing.assert_array_equal(np.asarray(image), selo_map(found.cells, text))
 
 
-def test_regions_are_geojson_in_wgs84(located: tuple[Localization, Any], tmp_path: Path) -> None:
+def test_regions_are_geojson_in_wgs84(
+    located: tuple[Localization, Any], model: Embedder, tmp_path: Path
+) -> None:
     found, scene = located
     paths = write_outputs(tmp_path, found, scene)
     assert any(len(heat.regions) for heat in found.heatmaps)
@@ -284,7 +288,7 @@ def test_regions_are_geojson_in_wgs84(located: tuple[Localization, Any], tmp_pat
             assert properties["query"] == heat.text
             assert properties["source"] == "scene_20200831.tif"
             assert properties["datetime"] == "2020-08-31T00:00:00Z"
-            assert properties["model_id"] == found[0].model_id
+            assert properties["model_id"] == model.bundle.identity
             assert properties["area_m2"] == pytest.approx(region.area_px * 0.25, abs=0.1)
             ring = feature["geometry"]["coordinates"][0]
             assert ring[0] == ring[-1]

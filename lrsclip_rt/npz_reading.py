@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["MOST_BYTES", "arrays_from_npz"]
 
 MOST_BYTES = 256 << 20
+_LAST_CHARACTER = 0x10FFFF
 
 _UNREADABLE = (
     OSError,
@@ -65,4 +66,9 @@ def arrays_from_npz(
     for name, array in zip(names, found, strict=True):
         if not isinstance(array, np.ndarray):  # NumPy hands a member that is no array over as bytes
             raise ValueError(f"{name} is no array")
+        # NumPy makes a text of any four bytes, and Python dies of what is no character.
+        if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+            codes = np.ascontiguousarray(array).view(array.dtype.byteorder.replace("|", "=") + "u4")
+            if int(codes.max()) > _LAST_CHARACTER:
+                raise ValueError(f"{name} holds texts of what are no characters")
     return found

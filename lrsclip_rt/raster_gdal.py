@@ -229,12 +229,14 @@ class GdalPixels:
 
         Every access to the dataset belongs inside: outside an environment GDAL prints to stderr.
         """
+        # UnicodeError: a name in the file is no UTF-8.
+        failures: tuple[type[Exception], ...] = (*gdal_errors(), UnicodeError)
         try:
             with gdal_environment():
                 yield
         except MemoryError as error:
             raise RasterError(f"{self.path} {what} (out of memory); read a smaller window") from error
-        except gdal_errors() as error:
+        except failures as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             expected = "expected a readable GeoTIFF or another raster that GDAL opens"
             raise RasterError(f"{self.path} {what} ({reason}); {expected}") from error

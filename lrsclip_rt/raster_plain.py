@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lrsclip_rt.errors import RasterError
+from lrsclip_rt.errors import ImageError, RasterError
+from lrsclip_rt.image_decoding import one_line, recognised_format, shown_name
 from lrsclip_rt.images import MAX_IMAGE_PIXELS, rgb_from_source
 from lrsclip_rt.raster_pixels import ArrayPixels
 from lrsclip_rt.raster_time import datetime_from_name, datetime_from_tiff_tag
@@ -32,14 +33,35 @@ def plain_scene_parts(path: Path) -> tuple[ArrayPixels, str | None]:
     if not path.is_file():
         raise RasterError(f"{path} does not exist; give the path of a raster or image file")
     array = np.asarray(rgb_from_source(path), dtype=np.uint8)
-    with _header(path) as image:
-        taken = datetime_from_tiff_tag(str(image.getexif().get_ifd(EXIF_IFD).get(DATETIME_ORIGINAL, "")))
-        lossy = image.format in LOSSY_FORMATS
-        valid: NDArray[np.bool_] | None = None
-        if image.has_transparency_data:
-            upright = ImageOps.exif_transpose(image)
-            valid = np.asarray(upright.convert("RGBA").getchannel("A")) > 0
+    try:
+        with _header(path) as image:
+            taken, lossy = _taken(image), image.format in LOSSY_FORMATS
+            valid: NDArray[np.bool_] | None = None
+            if image.has_transparency_data:
+                upright = ImageOps.exif_transpose(image)
+                valid = np.asarray(upright.convert("RGBA").getchannel("A")) > 0
+    except ImageError:
+        raise
+    # Damaged files make Pillow's readers raise nearly every builtin exception there is.
+    except Exception as error:
+        raise ImageError(
+            f"{shown_name(path)} has an alpha or EXIF data that cannot be read ({one_line(error)}); it is "
+            "damaged: fetch it again, or save it without"
+        ) from error
+    if valid is not None and valid.shape != array.shape[:2]:
+        raise ImageError(
+            f"{shown_name(path)} is {array.shape[1]} x {array.shape[0]} px and its alpha "
+            f"{valid.shape[1]} x {valid.shape[0]} px; it is damaged: fetch it again"
+        )
     return ArrayPixels(array, valid, lossy=lossy), datetime_from_name(path.name) or taken
+
+
+def _taken(image: Image.Image) -> str | None:
+    """When the EXIF data say that it was taken; damaged ones say nothing."""
+    try:
+        return datetime_from_tiff_tag(str(image.getexif().get_ifd(EXIF_IFD).get(DATETIME_ORIGINAL, "")))
+    except Exception:  # as above
+        return None
 
 
 def is_too_large(path: Path) -> bool:
@@ -47,13 +69,13 @@ def is_too_large(path: Path) -> bool:
     try:
         with _header(path) as image:
             return image.width * image.height > MAX_IMAGE_PIXELS
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False  # the decoder will say what is wrong
+    except Exception:  # as above; the decoder will say what is wrong
+        return False
 
 
 @contextmanager
 def _header(path: Path) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            yield image
+    # Not Image.open, which knows a limit of its own and formats that start other programs.
+    with warnings.catch_warnings(), path.open("rb") as stream:
+        warnings.simplefilter("ignore", UserWarning)  # about damaged tags
+        yield recognised_format(stream.read(32), shown_name(path)).open(stream)

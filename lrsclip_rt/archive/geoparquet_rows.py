@@ -93,7 +93,7 @@ def imported_rows(table: ParquetTable, batch: RowBatch) -> Iterator[ImportedRow]
     vectors = _unit_rows(table, batch)
     times = _times(table, batch)
     names = [name for name in batch.columns if name not in ("utm_footprint", _TIME_COLUMNS.get(table.kind))]
-    values = {name: batch.columns[name].to_pylist() for name in names}
+    values = {name: _python_values(table, batch, name, batch.columns[name]) for name in names}
     decode = _own_row if table.kind == "lrsclip" else _foreign_row
     for index in range(len(batch)):
         row = {name: column[index] for name, column in values.items()}
@@ -239,14 +239,16 @@ def _times(table: ParquetTable, batch: RowBatch) -> list[int | None]:
     pa = import_pyarrow()
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         times: list[int | None] = []
-        for index, text in enumerate(array.to_pylist()):
+        for index, text in enumerate(_python_values(table, batch, "of times", array)):
             with _naming(table, batch.first + index):
                 times.append(None if text is None else time_us_from_text(_iso(text)))
         return times
     if not pa.types.is_timestamp(array.type) and not pa.types.is_date(array.type):
         raise InputError(f"{table.path}: the times are {array.type}, expected timestamps, dates or texts")
     # A time zone changes how a timestamp is shown, not the moment that it counts.
-    moments = array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
+    with _naming(table, batch.first):
+        moments = array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None)), safe=False)
+        moments = moments.cast(pa.int64())
     checked = []
     for index, time_us in enumerate(moments.to_pylist()):
         with _naming(table, batch.first + index):
@@ -310,6 +312,18 @@ def _mapping(text: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{name} is {value!r}, expected a JSON object")
     return value
+
+
+def _python_values(table: ParquetTable, batch: RowBatch, name: str, array: Any) -> list[Any]:
+    """The values of a column; text that is no UTF-8 and days before the year 1 are none."""
+    try:
+        values: list[Any] = array.to_pylist()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"{table.path}: at or behind row {batch.first} the column {name} holds a value that cannot be: "
+            f"{error}"
+        ) from error
+    return values
 
 
 @contextmanager

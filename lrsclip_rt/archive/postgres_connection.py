@@ -73,11 +73,13 @@ class Server:
         host = parts.get("host") or parts.get("hostaddr") or "localhost"
         port = parts.get("port")
         database = parts.get("dbname") or parts.get("user") or "postgres"
-        if "@" in f"{host}{database}" or ":/" in f"{host}{database}":
-            # What libpq takes for a name is a part of the password, or a second address; it would be shown.
+        names = f"{host}{database}"
+        if "@" in names or ":/" in names or re.fullmatch(r"[\d,]*", str(port or "")) is None:
+            # What libpq takes for a name or a port is a part of the password, or a second address.
             raise InputError(
-                "the postgresql:// URL has @ or :/ in its host or database; special characters of a password "
-                "must be percent-encoded, as in postgresql://user:p%40ss@host:5432/database"
+                "the postgresql:// URL has @ or :/ in its host or database, or a port that is no number; "
+                "special characters of a password must be percent-encoded, as in "
+                "postgresql://user:p%40ss@host:5432/database"
             )
         return cls(whole, schema, f"{host}{f':{port}' if port else ''}/{database}")
 

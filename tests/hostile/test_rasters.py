@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import struct
 import warnings
 from pathlib import Path
@@ -197,3 +199,54 @@ def test_localizing_in_a_damaged_scene_raises_its_error(tmp_path: Path, made_bun
     # The bundle's vocabulary is a stub, so the windows are embedded without a text.
     with open_scene(path) as scene, pytest.raises(RasterError, match=r"a\.tif"):
         embed_scene(load(made_bundle), scene)
+
+
+PYTHON_IN_A_VRT = """<VRTDataset rasterXSize="8" rasterYSize="8">
+<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">
+<PixelFunctionLanguage>Python</PixelFunctionLanguage><PixelFunctionType>f</PixelFunctionType>
+<PixelFunctionCode><![CDATA[
+def f(*arguments, **more):
+    open({canary!r}, "w").close()
+]]></PixelFunctionCode>
+<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename></SimpleSource>
+</VRTRasterBand></VRTDataset>"""
+REMOTE_VRT = """<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1">
+<SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:{port}/a.tif</SourceFilename></SimpleSource>
+</VRTRasterBand></VRTDataset>"""
+MAP_SERVICE = """<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:{port}/${{z}}/${{x}}/${{y}}.png</ServerUrl>
+</Service><DataWindow><UpperLeftX>-180</UpperLeftX><UpperLeftY>90</UpperLeftY><LowerRightX>180</LowerRightX>
+<LowerRightY>-90</LowerRightY><TileLevel>2</TileLevel></DataWindow><Projection>EPSG:4326</Projection>
+<BandsCount>3</BandsCount></GDAL_WMS>"""
+
+
+def test_python_in_a_virtual_raster_is_not_run_even_where_the_environment_lets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
+    tif_bytes(tmp_path / "a.tif", size=8)
+    canary = tmp_path / "canary"
+    (tmp_path / "a.vrt").write_text(PYTHON_IN_A_VRT.format(canary=str(canary)))
+    with warnings.catch_warnings(), contextlib.suppress(rasterio.errors.RasterioError):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(tmp_path / "a.vrt") as dataset:
+            dataset.read(1)
+    if not canary.exists():
+        pytest.skip("this GDAL runs no Python code, whatever it is let")
+    canary.unlink()
+    with pytest.raises(RasterError, match="Python code"):
+        read_all(tmp_path / "a.vrt")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.vrt", REMOTE_VRT), ("a.tif", MAP_SERVICE)])
+def test_a_raster_does_not_open_the_network(tmp_path: Path, name: str, content: str) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.setblocking(False)
+        path = tmp_path / name
+        path.write_text(content.format(port=server.getsockname()[1]))
+        with pytest.raises(RasterError, match=name):
+            read_all(path)
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()

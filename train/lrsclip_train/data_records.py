@@ -41,6 +41,8 @@ def records_from_folder(
         InputError: If the file cannot be read.
     """
     path = folder / "pairs.jsonl"
+    if not path.is_file():  # a device or a pipe may never end
+        raise InputError(f"{shown_name(path)} does not exist or is no regular file; check the path")
     seen: set[bytes] = set()
     try:
         # Bytes that are not UTF-8 come out as lone surrogates, so that they spoil one line and not the file.

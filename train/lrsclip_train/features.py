@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lrsclip_rt.errors import DependencyError, InputError
+from lrsclip_rt.image_decoding import one_line
 from lrsclip_train.stem import BOTTLENECKS, MobileNetV2Stem
 from lrsclip_train.training_samples import Sample, View
 
@@ -46,12 +47,23 @@ class FeatureCache:
         """Open a finished cache.
 
         Raises:
-            InputError: If ``folder`` holds no finished cache, or one of another split of the stem.
+            InputError: If ``folder`` holds no finished cache, a damaged one, or one behind another split.
         """
-        meta_path = folder / "cache.json"
-        if not meta_path.is_file():
+        if not (folder / "cache.json").is_file():
             raise InputError(f"{folder} holds no finished feature cache; build it first")
-        meta = json.loads(meta_path.read_text("utf-8"))
+        try:
+            return cls._read(folder)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise InputError(
+                f"{folder} holds a damaged feature cache ({one_line(error)}); delete the folder to have it "
+                "made anew"
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> FeatureCache:
+        meta = json.loads((folder / "cache.json").read_text("utf-8"))
         if meta["split"] != SPLIT:
             raise InputError(
                 f"{folder} holds features behind {meta['split']} bottlenecks, expected behind {SPLIT}; "
@@ -63,9 +75,14 @@ class FeatureCache:
                 row = json.loads(line)
                 row |= {name: tuple(row[name]) for name in ("shorts", "wrong", "rows")}
                 samples.append(Sample(**row))
-        shape = tuple(meta["shape"])
+        rows, channels, height, width = shape = tuple(meta["shape"])
+        counts = [rows, height, width, *(n for sample in samples for n in sample.rows)]
+        if channels != _CHANNELS or not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError(f"{shape!r:.80} is no shape, or the rows of a sample are none")
+        if any(len(sample.rows) != 2 or sum(sample.rows) > rows for sample in samples):
+            raise ValueError(f"a sample has not a first row and a number of rows among {rows}")
         if not samples:  # an empty file cannot be mapped
-            return cls((), np.zeros(shape, np.float16))
+            return cls((), np.empty((0, *shape[1:]), np.float16))
         return cls(tuple(samples), np.memmap(folder / "features.f16", np.float16, "r", shape=shape))
 
 

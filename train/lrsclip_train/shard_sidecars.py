@@ -10,18 +10,20 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.image_decoding import one_line, shown_name
+from lrsclip_rt.npz_reading import arrays_from_npz
 from lrsclip_train.shards import MAX_IMAGE_BYTES, Shard, ShardProblem, shard_from_tar
 
 __all__ = ["shard_with_sidecar"]
 
 _FORMAT = 1
+_NAMES = ("meta", "places", "json", "names", "name_ends")
+_MOST_BYTES = 8 << 30
 
 
 def shard_with_sidecar(path: str | Path, folder: str | Path, *, strict: bool = True) -> Shard:
@@ -49,20 +51,15 @@ def shard_with_sidecar(path: str | Path, folder: str | Path, *, strict: bool = T
 def _read(sidecar: Path, path: Path) -> Shard | None:
     try:
         status = path.stat()
-        with sidecar.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            meta = json.loads(stored["meta"].tobytes())
-            if meta["version"] != [_FORMAT, str(path.resolve()), status.st_size, status.st_mtime_ns]:
-                return None
-            shard = Shard(
-                path,
-                (status.st_size, status.st_mtime_ns),
-                stored["places"],
-                stored["json"],
-                stored["names"].tobytes(),
-                stored["name_ends"],
-                tuple(ShardProblem(path, key, reason) for key, reason in meta["problems"]),
-            )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile):
+        arrays = arrays_from_npz(sidecar, _NAMES, most_bytes=_MOST_BYTES)
+        meta_bytes, places, in_json, names, name_ends = arrays
+        meta = json.loads(meta_bytes.tobytes())
+        if meta["version"] != [_FORMAT, str(path.resolve()), status.st_size, status.st_mtime_ns]:
+            return None
+        problems = tuple(ShardProblem(path, key, reason) for key, reason in meta["problems"])
+        version = (status.st_size, status.st_mtime_ns)
+        shard = Shard(path, version, places, in_json, names.tobytes(), name_ends, problems)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return shard if _fits(shard) else None
 

@@ -7,7 +7,6 @@ training and may be any ensemble.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lrsclip_rt.errors import InputError
+from lrsclip_rt.npz_reading import arrays_from_npz
 
 __all__ = ["Teacher", "save_teacher"]
 
 _NAMES = ("image_keys", "images", "texts", "text_rows")
+_MOST_BYTES = 64 << 30
+"""Rows of ten million images: more is a bomb."""
 
 
 class Teacher:
@@ -36,9 +38,8 @@ class Teacher:
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                keys, images, texts, rows = (arrays[name] for name in _NAMES)
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            keys, images, texts, rows = arrays_from_npz(path, _NAMES, most_bytes=_MOST_BYTES)
+        except ValueError as error:
             raise InputError(f"{path} is no teacher, an .npz of {', '.join(_NAMES)} ({error})") from error
         _check(path, keys, images, texts, rows)
         self.dimension = int(images.shape[1])

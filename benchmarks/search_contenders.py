@@ -236,6 +236,9 @@ class ClipRetrieval(Contender):
     most_rows, why_most = 3_000_000, "its index is built from float32 rows in memory"
 
     def build(self) -> float:
+        from lrsclip_train.open_clip_import import import_open_clip
+
+        import_open_clip()  # it imports torchvision, which may not belong to the torch beside it
         from clip_retrieval.clip_index import clip_index
 
         done = self.job.work / "clip-retrieval.seconds"
@@ -266,7 +269,7 @@ class ClipRetrieval(Contender):
             safety_model=None,
             violence_detector=None,
         )
-        self._service: Any = KnnService()
+        self._service: Any = KnnService(clip_resources={"ours": self._resource})
 
     def search(self, query: NDArray[np.float32], where: str | None) -> NDArray[np.int64]:
         wishes = {"deduplicate": False, "use_safety_model": False, "use_violence_detector": False}

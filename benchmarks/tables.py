@@ -5,6 +5,7 @@
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; NAME is a benchmark's, and
 ``NAME: MODEL, MODEL`` keeps those models alone. Of every processor and model the newest record counts.
+``targets`` is the table of all targets.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.table_layouts import LAYOUTS, conditions
+from benchmarks.target_table import HEADER, target_rows
 from lrsclip_rt.benchmarking import records_from_file
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGETS = "targets"
+"""Name of the table that comes from all records."""
 MARKED = re.compile(
     r"(<!-- table (?P<name>\w+)(?:: (?P<models>[^>]*?))? -->\n)(?P<body>.*?)(<!-- end (?P=name) -->)",
     re.DOTALL,
@@ -61,6 +65,8 @@ def with_tables(text: str, results: Path) -> str:
 
 def table(bench: str, results: Path, models: Sequence[str] | None = None) -> str:
     """A Markdown table of the newest record of every processor and model, conditions as notes below."""
+    if bench == TARGETS:
+        return "\n" + markdown(HEADER, target_rows(results), right_from=len(HEADER)) + "\n"
     layout = LAYOUTS[bench]
     newest: dict[tuple[str, str, str], dict[str, Any]] = {}
     for path in sorted(results.glob(f"*/{bench}.jsonl")):

@@ -87,13 +87,13 @@ def time_image_tower(models: Mapping[str, Embedder], *, batch: int, rounds: int)
     return _rows("image tower", runs, rounds=rounds, batch=batch)
 
 
-def time_text(models: Mapping[str, Embedder], *, tokens: int, rounds: int) -> list[BenchRow]:
-    """Time single text queries of ``tokens`` tokens, tokenising included."""
+def time_text(models: Mapping[str, Embedder], *, tokens: int, rounds: int, batch: int = 1) -> list[BenchRow]:
+    """Time text queries of ``tokens`` tokens, ``batch`` different ones at once, tokenising included."""
     runs = {
-        name: _text_run(model, query_of_tokens(model.tokenizer, tokens, seed=0))
+        name: _text_run(model, [query_of_tokens(model.tokenizer, tokens, seed=seed) for seed in range(batch)])
         for name, model in models.items()
     }
-    return _rows(f"text query, {tokens} tokens", runs, rounds=rounds, batch=1)
+    return _rows(f"text query, {tokens} tokens", runs, rounds=rounds, batch=batch)
 
 
 def time_files(
@@ -201,9 +201,9 @@ def _image_run(model: Embedder, pixels: NDArray[np.float32]) -> Callable[[int], 
     return lambda _: model.embed_pixels(pixels)
 
 
-def _text_run(model: Embedder, query: str) -> Callable[[int], object]:
+def _text_run(model: Embedder, queries: Sequence[str]) -> Callable[[int], object]:
     # Not embed_texts: the model remembers recent queries, and a second round would time its memory.
-    return lambda _: model.embed_tokens(model.tokenizer.encode_batch([query]))
+    return lambda _: model.embed_tokens(model.tokenizer.encode_batch(queries))
 
 
 def _files_run(model: Embedder, paths: Sequence[Path], batch: int) -> Callable[[int], object]:

@@ -20,7 +20,8 @@ class Candidate:
         library: What computes: ``pytorch``, ``onnxruntime`` or ``openvino``.
         precision: Picks the gate.
         kind: ``lrsclip`` for this runtime, ``plain`` for the library alone in a naive loop, ``default`` for
-            that with nothing set but the threads, ``nncf`` for that on a file of OpenVINO's own quantiser.
+            that with nothing set but the threads, ``nncf`` for that on a file of OpenVINO's own quantiser,
+            ``compiled`` for PyTorch's towers under ``torch.compile``.
     """
 
     name: str
@@ -77,6 +78,7 @@ YARDSTICK = Candidate("pytorch-fp32", "pytorch", "fp32", "plain")
 CANDIDATES = (
     YARDSTICK,
     Candidate("pytorch-bf16", "pytorch", "bf16", "plain"),
+    Candidate("pytorch-compile", "pytorch", "fp32", "compiled"),
     Candidate("onnxruntime-fp32", "onnxruntime", "fp32", "plain"),
     Candidate("openvino-fp32", "openvino", "fp32", "plain"),
     Candidate("openvino-default", "openvino", "fp32", "default"),

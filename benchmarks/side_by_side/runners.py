@@ -73,7 +73,7 @@ class _LrsclipRunner:
 
 
 class _TorchRunner:
-    """Eager PyTorch with open_clip's transform: its own model for a ViT, this project's for ``mini``."""
+    """PyTorch with open_clip's transform: its own model for a ViT, this project's for ``mini``."""
 
     def __init__(self, job: Job) -> None:
         import torch
@@ -85,7 +85,11 @@ class _TorchRunner:
         spec = bundle.spec
         self.precision = job.candidate.precision
         self.files = [job.files.checkpoint]
-        self._model = _torch_model(job.files.checkpoint)
+        model = _torch_model(job.files.checkpoint)
+        self._encode_image, self._encode_text = model.encode_image, model.encode_text
+        if job.candidate.kind == "compiled":
+            self._encode_image = torch.compile(self._encode_image)
+            self._encode_text = torch.compile(self._encode_text)
         self._transform = import_open_clip().image_transform(
             spec.image_size, is_train=False, mean=spec.mean, std=spec.std, interpolation="bicubic"
         )
@@ -99,14 +103,14 @@ class _TorchRunner:
         parts = []
         for start in range(0, len(paths), self._batch):
             pixels = torch.stack(list(self._pool.map(self._pixels, paths[start : start + self._batch])))
-            parts.append(self._run(self._model.encode_image, pixels))
+            parts.append(self._run(self._encode_image, pixels))
         return np.concatenate(parts)
 
     def embed_text(self, text: str) -> Rows:
         import torch
 
         tokens = torch.from_numpy(self._tokenizer.encode_batch([text]).tokens).long()
-        return self._run(self._model.encode_text, tokens)
+        return self._run(self._encode_text, tokens)
 
     def _run(self, encode: Callable[[Any], Any], batch: Any) -> Rows:
         import torch

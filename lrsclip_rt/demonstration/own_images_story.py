@@ -17,6 +17,7 @@ from lrsclip_rt.demonstration.asking import (
     model_facts,
     warm_archive,
 )
+from lrsclip_rt.demonstration.precision_facts import facts_of_precisions
 from lrsclip_rt.demonstration.results import Answer, DemoScene, FoundPlace, LocatedText, Story
 from lrsclip_rt.errors import LrsclipError
 from lrsclip_rt.localization.windows import SELO_STEPS
@@ -40,6 +41,8 @@ GENERAL_QUERIES = (
 """Asked of any folder; what is not there is answered with the nearest all the same."""
 
 HITS = 4
+SHEET = 24
+"""Pictures of the contact sheet at most."""
 LOCALIZED_TEXTS = 3
 
 LARGEST_LOCALIZED_PX = 64_000_000
@@ -102,6 +105,8 @@ def tell_own_story(model: Embedder, folder: Path, images: Path, *, say: Say = la
         folder=folder,
         images=images,
         sources=len(sources),
+        sheet=_spread([source.path for source in sources]),
+        precisions=facts_of_precisions(model),
         failures=tuple(failures),
     )
 
@@ -109,11 +114,19 @@ def tell_own_story(model: Embedder, folder: Path, images: Path, *, say: Say = la
 def _answer(model: Embedder, archive: Archive, images: Path, text: str, watch: Stopwatch) -> Answer:
     hits, elapsed = ask(archive, lambda: model.embed_texts([text]), watch, k=HITS)
     places = tuple(FoundPlace(hit, _title(Path(hit.source), images)) for hit in hits)
-    return Answer(text, places, elapsed, hits.presence)
+    least = model.bundle.manifest.presence_threshold
+    here = None if least is None or hits.presence is None else hits.presence >= least
+    return Answer(text, places, elapsed, hits.presence, here=here)
 
 
-def _standing_out(answer: Answer) -> float:
-    return answer.places[0].hit.z if answer.places else float("-inf")
+def _standing_out(answer: Answer) -> tuple[bool, float]:
+    return answer.here is True, answer.places[0].hit.z if answer.places else float("-inf")
+
+
+def _spread(paths: list[Path]) -> tuple[Path, ...]:
+    """At most ``SHEET`` of them, the first and evenly spread others."""
+    count = min(SHEET, len(paths))
+    return tuple(paths[i * len(paths) // count] for i in range(count))
 
 
 def _title(path: Path, images: Path) -> str:

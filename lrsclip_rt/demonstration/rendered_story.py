@@ -19,6 +19,7 @@ from lrsclip_rt.demonstration.asking import (
     warm_archive,
 )
 from lrsclip_rt.demonstration.judging import outlines_of, point_inside, shown_classes
+from lrsclip_rt.demonstration.precision_facts import facts_of_precisions
 from lrsclip_rt.demonstration.results import Answer, DemoScene, FoundPlace, LocatedText, SceneRanking, Story
 from lrsclip_rt.demonstration.scenes import ABSENT_CLASS, SCENE_SEEDS, SCENE_SIDE, write_scenes
 from lrsclip_rt.rendering import CLASSES, PHRASES, TEST_SEEDS, render_tile
@@ -92,6 +93,7 @@ def tell_rendered_story(
         machine=machine_name(model),
         folder=folder,
         sources=len(scenes),
+        precisions=facts_of_precisions(model),
         failures=tuple(report.failures),
     )
 

@@ -27,6 +27,9 @@ from lrsclip_rt.errors import InputError
 
 __all__ = ["write_report"]
 
+SHEET_SIDE = 160
+"""Longest side of a picture of the contact sheet [px]."""
+
 
 def write_report(story: Story) -> Path:
     """Draw a story: ``report.html`` and ``pictures/*.png`` in its folder.
@@ -60,6 +63,7 @@ def _parts(story: Story, book: PictureBook, images: OpenImages) -> list[Markup]:
     sections = [
         failures_section(story),
         _scenes_section(story, book, images),
+        _sheet_section(story, images),
         answers_section(story, book, images),
         rankings_section(story, book, images),
         example_section(story, book, images),
@@ -132,6 +136,7 @@ def _hero(story: Story, images: OpenImages) -> Markup | None:
 def _navigation(story: Story) -> Markup:
     links = [
         ("scenes", "Scenes", story.images is None),
+        ("sheet", "Your images", bool(story.sheet)),
         ("questions", "Questions in words", bool(story.answers)),
         ("long", "Long descriptions", bool(story.rankings)),
         ("example", "By example", story.example is not None),
@@ -203,4 +208,27 @@ def _scenes_section(story: Story, book: PictureBook, images: OpenImages) -> Mark
         ),
         element("div", figures, class_="grid scenes"),
         id="scenes",
+    )
+
+
+def _sheet_section(story: Story, images: OpenImages) -> Markup | None:
+    """A contact sheet of the user's images."""
+    if not story.sheet:
+        return None
+    figures = [
+        element(
+            "figure",
+            element("img", src=data_uri(images.whole(path, longest=SHEET_SIDE)), alt=path.name),
+            element("figcaption", element("span", path.name, class_="file")),
+            class_="chip",
+        )
+        for path in story.sheet
+    ]
+    shown = "All" if len(story.sheet) == story.sources else f"{len(story.sheet)}"
+    return element(
+        "section",
+        element("h2", "Your images"),
+        element("p", f"{shown} of the {story.sources} files in the archive, as the program reads them."),
+        element("div", figures, class_="sheet"),
+        id="sheet",
     )

@@ -49,6 +49,7 @@ def facts_section(story: Story) -> Markup:
             element("div", _table(_model(story)), class_="card"),
             class_="grid pair top",
         ),
+        _precisions(story),
         id="facts",
     )
 
@@ -145,6 +146,35 @@ def _times(story: Story) -> list[tuple[str, str]]:
         )
     rows.append(("All of it", f"{timings.total_s:.1f} s before this page was drawn"))
     return rows
+
+
+def _precisions(story: Story) -> Markup | None:
+    """A line for each precision of the model that runs here."""
+    if not story.precisions:
+        return None
+    head = ("Precision", "Library", "Cosine with fp32", "Gate", "Images/s", "A query", "Files")
+    lines = [
+        (
+            one.name,
+            one.backend,
+            "-" if one.cosine is None else f"{one.cosine:.5f}",
+            "within" if one.passed else "below",
+            f"{one.images_per_second:.1f}",
+            f"{one.query_ms:.1f} ms",
+            f"{one.size_bytes / 1e6:.1f} MB",
+        )
+        for one in story.precisions
+    ]
+    table = element(
+        "table",
+        element("thead", element("tr", [element("th", name, scope="col") for name in head])),
+        element("tbody", [element("tr", [element("td", cell) for cell in line]) for line in lines]),
+    )
+    about = (
+        "The precisions of this model that run here: a few rounds of the image tower alone and of one short "
+        "query. A precision below its gate is never chosen by itself."
+    )
+    return element("div", element("p", about), table, class_="card wide")
 
 
 def _model(story: Story) -> list[tuple[str, str]]:

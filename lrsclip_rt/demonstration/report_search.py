@@ -38,9 +38,9 @@ def answers_section(story: Story, book: PictureBook, images: OpenImages) -> Mark
     else:
         about = (
             "A search always answers with the nearest places it has, so a question about something that "
-            "your images do not show gets an answer as well. Questions that stand out most come first. z "
-            "says by how many standard deviations the best hit lies above the average tile for this "
-            "question."
+            "your images do not show gets an answer as well. What is likely here by the model's threshold "
+            "comes first, then what stands out most: z says by how many standard deviations the best hit "
+            "lies above the average tile for this question."
         )
     return element(
         "section",
@@ -163,7 +163,10 @@ def _verdict(answer: Answer) -> Markup:
     """What the hits are worth, in three words."""
     if answer.expected is None:
         z = f"z {answer.places[0].hit.z:.1f}" if answer.places else "no hit"
-        return element("span", z, class_="pill")
+        if answer.here is None:
+            return element("span", z, class_="pill")
+        said = "likely here" if answer.here else "hardly here"
+        return element("span", f"{said}, {z}", class_="pill right" if answer.here else "pill")
     where = f"in {answer.scenes_with_it} scene{'s' if answer.scenes_with_it != 1 else ''}"
     if answer.first_right == 1:
         return element("span", f"right, {where}", class_="pill right")

@@ -21,6 +21,7 @@ __all__ = [
     "FoundPlace",
     "LocatedText",
     "ModelFacts",
+    "PrecisionFacts",
     "SceneRanking",
     "Story",
     "Timings",
@@ -85,6 +86,7 @@ class Answer:
         expected: The class asked for; None where no truth is known.
         scenes_with_it: Scenes that show it.
         example: The picture of a query by example, (h, w, 3) uint8.
+        here: Whether presence reaches the model's threshold; None where it has none.
     """
 
     text: str
@@ -94,6 +96,7 @@ class Answer:
     expected: str | None = None
     scenes_with_it: int = 0
     example: NDArray[np.uint8] | None = None
+    here: bool | None = None
 
     @property
     def best_score(self) -> float:
@@ -236,6 +239,29 @@ class ModelFacts:
     built_in: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PrecisionFacts:
+    """One precision of the model on this machine.
+
+    Attributes:
+        name: For example ``int8-cpu``.
+        backend: The inference library.
+        cosine: Mean cosine of the probe's images with fp32; None without images in the probe.
+        passed: Whether it is within its gate.
+        images_per_second: Of the image tower alone.
+        query_ms: Of a short query [ms].
+        size_bytes: Of its files.
+    """
+
+    name: str
+    backend: str
+    cosine: float | None
+    passed: bool
+    images_per_second: float
+    query_ms: float
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Story:
     """A whole demonstration.
@@ -253,6 +279,8 @@ class Story:
         folder: Where everything lies.
         images: The user's folder; None for the rendered scenes.
         sources: Files in the archive.
+        sheet: Some of the user's files, evenly spread, for a contact sheet.
+        precisions: What each precision of the model does here.
         failures: Files that could not be used, with the reason.
     """
 
@@ -268,6 +296,8 @@ class Story:
     folder: Path
     images: Path | None = None
     sources: int = 0
+    sheet: tuple[Path, ...] = ()
+    precisions: tuple[PrecisionFacts, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
 
     @property

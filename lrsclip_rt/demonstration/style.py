@@ -80,6 +80,9 @@ figcaption b { color: var(--ink); }
 .chip figcaption { font-size: .78rem; line-height: 1.35; padding-top: 5px; }
 .chip .where, .chip .file { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
   overflow: hidden; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 12px; }
+.wide { margin-top: 18px; overflow-x: auto; }
+thead th { font-size: .85rem; }
 .chip .score { display: flex; justify-content: space-between; color: var(--ink);
   font-variant-numeric: tabular-nums; }
 .mark.right { color: var(--right); font-weight: 700; }

@@ -72,7 +72,45 @@ def test_every_marked_table_has_a_layout(tables):
     pages = [tables.ROOT / "README.md", *sorted((tables.ROOT / "docs").glob("*.md"))]
     marked = {found["name"] for page in pages for found in tables.MARKED.finditer(page.read_text("utf-8"))}
     assert marked
-    assert marked <= set(tables.LAYOUTS)
+    assert marked <= {*tables.LAYOUTS, tables.TARGETS}
+
+
+def test_the_table_of_targets_leaves_none_out_and_says_what_nobody_measured(tables, tmp_path):
+    lines = tables.target_rows(tmp_path)
+    titles = [line[0] for line in lines]
+    assert len(titles) == len(set(titles)) >= 30
+    for word in (
+        "AMX",
+        "VNNI",
+        "query",
+        "10 M",
+        "absent",
+        "localization",
+        "start",
+        "GPU",
+        "RSSCN7",
+        "long texts",
+    ):
+        assert any(word in title for title in titles), word
+    assert all(line[3] == "not measured" for line in lines if "built-in" not in line[0])
+
+
+def test_a_record_decides_on_its_targets(tables, tmp_path):
+    def judged(bench: str, title: str, found: float, met: bool, **settings: object) -> None:
+        rows = [{"what": "target", "title": title, "found": found, "met": met}]
+        append_record(make_record(bench, threads=2, settings=settings, results=rows), tmp_path)
+
+    judged("search", "p50 at most 15 ms", 20.0, False, rows=1_000_000)
+    judged("search", "p50 at most 15 ms", 12.0, True, rows=1_000_000)
+    judged("search", "p50 at most 15 ms", 99.0, False, rows=1_000)
+    judged("gpu_kernels", "GPU preprocess: differing bytes", 0, True)
+    judged("precisions", "12-token query, int8", 36.2, False, model="ViT-B/16")
+    lines = {line[0]: line[2:4] for line in tables.target_rows(tmp_path)}
+    assert lines["search, 1 M rows: p50"] == ("12.0 ms", "met")
+    assert lines["GPU preprocess: differing bytes"] == ("0", "met")
+    assert [
+        found for title, found in lines.items() if title.endswith("PyTorch fp32 at 248 tokens: int8")
+    ] == [("36.20x", "NOT MET")]
 
 
 def test_making_the_tables_twice_changes_nothing(tables, tmp_path):

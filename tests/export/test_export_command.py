@@ -109,7 +109,7 @@ def test_fp8_is_made_from_a_checkpoint_and_a_folder_of_images(tmp_path, checkpoi
 
 def test_the_command_of_the_documentation_adds_int8(tmp_path, checkpoint, monkeypatch) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "precision.md"
-    (line,) = re.findall(r"^ +lrsclip export (.*)$", page.read_text("utf-8"), re.M)
+    (line,) = re.findall(r"^lrsclip export (.*)$", page.read_text("utf-8"), re.M)
     (tmp_path / "tiles").mkdir()
     write_pairs(write_tiles(tmp_path / "tiles"), tmp_path / "data" / "pairs")
     monkeypatch.chdir(tmp_path)

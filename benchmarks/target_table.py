@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrsclip_rt.benchmarking import records_from_file
+from lrsclip_rt.bundle import BUILT_IN, MANIFEST_FILE
 
 __all__ = ["HEADER", "TARGETS", "Finding", "Target", "target_rows"]
 
@@ -21,7 +22,6 @@ Records = Mapping[str, Sequence[Record]]
 """By benchmark, oldest first."""
 
 HEADER = ("what", "target", "found", "met", "record")
-BUILT_IN = Path(__file__).resolve().parent.parent / "lrsclip_rt" / "bundles" / "mini" / "bundle.json"
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,10 @@ def _built_in(kind: str, least: float) -> Callable[[Records], Finding | None]:
     """What `lrsclip check --data --record` wrote into the built-in bundle about its fp32."""
 
     def find(records: Records) -> Finding | None:
-        if not BUILT_IN.is_file():
+        manifest = BUILT_IN / MANIFEST_FILE
+        if not manifest.is_file():
             return None
-        tasks = json.loads(BUILT_IN.read_text(encoding="utf-8"))["precisions"]["int8-cpu"].get("tasks", {})
+        tasks = json.loads(manifest.read_text(encoding="utf-8"))["precisions"]["int8-cpu"].get("tasks", {})
         for report in tasks.values():
             for one in report["sets"]:
                 value = _mean_recall(one) if kind == "mR" else _labelled(one)

@@ -1,4 +1,4 @@
-"""Large georeferenced scenes, made strip by strip: their picture repeats, so they are small on disk."""
+"""Scenes for tests: large georeferenced ones, made strip by strip and small on disk, and a patchwork."""
 
 from __future__ import annotations
 
@@ -50,3 +50,10 @@ def _strip(width: int, row: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(
         np.tile(once, (1, -(-width // once.shape[1]), 1))[:, :width].transpose(2, 0, 1)
     )
+
+
+def patchwork(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """Fields of 64 px in all colours."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (-(-height // 64), -(-width // 64), 3), dtype=np.uint8)
+    return np.repeat(np.repeat(blocks, 64, axis=0), 64, axis=1)[:height, :width]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-__all__ = ["HOSTILE_TEXTS", "mutated_bytes", "mutated_json", "mutated_text"]
+__all__ = ["HOSTILE_TEXTS", "mutated_bytes", "mutated_json", "mutated_text", "places"]
 
 _NUMBERS = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _LONG_NUMBERS = (*_NUMBERS, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -168,10 +168,10 @@ def mutated_json(data: bytes, rng: Random) -> bytes:
 
 
 def _with_change(record: Any, rng: Random) -> Any:
-    places = list(_places(record))
-    if not places:
+    found = list(places(record))
+    if not found:
         return _value(record, rng)
-    holder, key = rng.choice(places)
+    holder, key = rng.choice(found)
     kind = rng.randrange(8)
     if kind == 0:
         del holder[key]
@@ -180,7 +180,7 @@ def _with_change(record: Any, rng: Random) -> Any:
     elif kind == 2 and isinstance(holder, dict):
         holder[rng.choice((*HOSTILE_TEXTS, "type", "id", "crs"))] = _value(holder[key], rng)
     elif kind == 3:
-        other, name = rng.choice(places)
+        other, name = rng.choice(found)
         if name in other if isinstance(other, dict) else name < len(other):
             # Through text, or a value that comes to hold itself could not be written any more.
             holder[key] = json.loads(json.dumps(other[name]))
@@ -191,15 +191,16 @@ def _with_change(record: Any, rng: Random) -> Any:
     return record
 
 
-def _places(value: Any) -> Any:
+def places(value: Any) -> Any:
+    """Every (container, key or index) inside a JSON value."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield value, key
-            yield from _places(inner)
+            yield from places(inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield value, index
-            yield from _places(inner)
+            yield from places(inner)
 
 
 def _value(old: Any, rng: Random) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fuzz.harness import Harness
 
-__all__ = ["GUIDED", "PARSERS", "harness_from_name"]
+__all__ = ["GUIDED", "NEEDED", "PARSERS", "harness_from_name"]
 
 PARSERS = {
     "bundle.json": "bundles:BundleHarness",
@@ -23,6 +23,18 @@ PARSERS = {
     "STAC items": "stac_items:StacHarness",
 }
 """What is fuzzed, and where its harness is."""
+
+NEEDED = {
+    "bundle.json": ("onnx",),
+    "archive segments and codes": ("faiss",),
+    "checkpoints": ("torch", "safetensors"),
+    "calibration caches": ("torch", "onnx"),
+    "pairs.jsonl": ("torch",),
+    "GeoTIFF headers": ("rasterio",),
+    "query strings": ("rasterio", "psycopg"),
+    "GeoParquet": ("pyarrow",),
+}
+"""Libraries without which a harness cannot run."""
 
 GUIDED = {
     "bundle.json": (

@@ -11,20 +11,10 @@ import pytest
 
 from fuzz.harness import packed, unpacked
 from fuzz.judging import Tally
-from fuzz.registry import GUIDED, PARSERS, harness_from_name
+from fuzz.registry import GUIDED, NEEDED, PARSERS, harness_from_name
 from fuzz.running import run_parser
 
 CASES = 200
-NEEDED = {
-    "bundle.json": ("onnx",),
-    "archive segments and codes": ("faiss",),
-    "checkpoints": ("torch", "safetensors"),
-    "calibration caches": ("torch", "onnx"),
-    "pairs.jsonl": ("torch",),
-    "GeoTIFF headers": ("rasterio",),
-    "query strings": ("rasterio", "psycopg"),
-    "GeoParquet": ("pyarrow",),
-}
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 

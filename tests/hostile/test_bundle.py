@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.mutation import places
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -326,8 +327,8 @@ def test_any_value_in_any_place_is_accepted_or_refused_by_name(
     data: st.DataObject, made_bundle: Path
 ) -> None:
     record = json.loads((made_bundle / "bundle.json").read_text())
-    places = list(_places(record))
-    holder, key = data.draw(st.sampled_from(places))
+    found = list(places(record))
+    holder, key = data.draw(st.sampled_from(found))
     holder[key] = data.draw(json_values)
     try:
         Manifest.from_json(json.dumps(record))
@@ -336,17 +337,6 @@ def test_any_value_in_any_place_is_accepted_or_refused_by_name(
     else:
         lines = ["accepted"]
     assert len(lines) == 1
-
-
-def _places(value: Any) -> Any:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield value, key
-            yield from _places(inner)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield value, index
-            yield from _places(inner)
 
 
 @given(st.text(max_size=30))

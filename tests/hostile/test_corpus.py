@@ -18,22 +18,12 @@ from typing import Any
 
 import pytest
 from fuzz.harness import Harness
-from fuzz.registry import PARSERS, harness_from_name
+from fuzz.registry import NEEDED, PARSERS, harness_from_name
 
 from lrsclip_rt.errors import LrsclipError
 
 CORPUS = [json.loads(line) for line in Path(__file__).with_name("corpus.jsonl").read_text().splitlines()]
 CANARY = Path("/tmp/lrsclip-was-here")  # what the pickles and the Python code among them would make
-NEEDED = {
-    "bundle.json": ("onnx",),
-    "archive segments and codes": ("faiss",),
-    "checkpoints": ("torch", "safetensors"),
-    "calibration caches": ("torch", "onnx"),
-    "pairs.jsonl": ("torch",),
-    "GeoTIFF headers": ("rasterio",),
-    "query strings": ("rasterio", "psycopg"),
-    "GeoParquet": ("pyarrow",),
-}
 MOST_SECONDS = 20.0
 """Processor time of an entry; the slowest, an endless view, is interrupted after two."""
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from large_scenes import patchwork
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,13 +37,6 @@ from lrsclip_rt.tiles import Window
 @pytest.fixture(scope="module")
 def model(made_bundle: Path) -> Embedder:
     return load(made_bundle)
-
-
-def patchwork(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
-    """Fields of 64 px in all colours."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (-(-height // 64), -(-width // 64), 3), dtype=np.uint8)
-    return np.repeat(np.repeat(blocks, 64, axis=0), 64, axis=1)[:height, :width]
 
 
 # Windows and places

@@ -15,9 +15,9 @@ cosines alone decide. A candidate below its gate is timed and marked, and reache
 
 Then the times, round by round in turn: image files to embeddings, and one query of 12 tokens. Every candidate
 lives in a process of its own, with the same number of threads, and keeps the memory that it frees: on virtual
-machines eager PyTorch would otherwise spend more on page faults than on arithmetic. Ratios are of medians; read these. Starts are
-from nothing loaded to the first answers of both towers; "cold" finds no compiled graphs, though files may be
-in memory.
+machines eager PyTorch would otherwise spend more on page faults than on arithmetic. Ratios are of medians;
+read these. Starts are from nothing loaded to the first answers of both towers; "cold" finds no compiled
+graphs, though files may be in memory.
 
 Prints a table, the targets and the record of each model, in this order; ``--record`` also appends the record
 to benchmarks/results/<device>/precisions.jsonl. The exit status is 1 where a model could not be compared.

@@ -28,7 +28,7 @@ class LimitedModel:
     """A model that really embeds the first windows only; the others get the rows of those in turn.
 
     Reading, cutting, resizing and normalising are done for all. With a limit of 0 what is left is the cost of
-    everything but the encoder, without any of it hidden behind the encoder's work.
+    everything but the encoder, without any of it hidden behind the encoder's work. A text is embedded once.
     """
 
     def __init__(self, model: Embedder, limit: int) -> None:
@@ -36,13 +36,17 @@ class LimitedModel:
         self._model, self._limit = model, limit
         rows = np.random.default_rng(0).normal(size=(max(1, limit), model.dim)).astype(np.float32)
         self._rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self._texts: dict[str, NDArray[np.float32]] = {}
 
     @property
     def spec(self) -> Any:
         return self._model.spec
 
     def embed_texts(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
-        return self._model.embed_texts(texts)
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        if fresh := [text for text in dict.fromkeys(rows) if text not in self._texts]:
+            self._texts.update(zip(fresh, self._model.embed_texts(fresh), strict=True))
+        return np.stack([self._texts[text] for text in rows])
 
     def stream_images(self, items: Any, *, batch_size: int = 32) -> Iterator[EmbeddedBatch[Any]]:
         seen = 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lrsclip_rt.cuda.batch_ring import DeviceSession
     from lrsclip_rt.cuda.device_images import DeviceImages
     from lrsclip_rt.image_stream import EmbeddedBatch
-    from lrsclip_rt.images import ImageSource
+    from lrsclip_rt.images import ImageSource, StreamSource
     from lrsclip_rt.raster import Scene
     from lrsclip_rt.tiles import Window
     from lrsclip_rt.tokenizer import TokenBatch, Tokenizer
@@ -229,12 +229,13 @@ class Embedder:
         return result
 
     def stream_images(
-        self, items: Iterable[tuple[K, ImageSource]], *, batch_size: int = 32
+        self, items: Iterable[tuple[K, StreamSource]], *, batch_size: int = 32
     ) -> Iterator[EmbeddedBatch[K]]:
         """Embed any number of images in bounded memory; decoding runs ahead of the model.
 
         Args:
-            items: Pairs of a key and an image; read only as far ahead as decoding is.
+            items: Pairs of a key and an image, or a function that gives the image and is called in a
+                decoding thread; read only as far ahead as decoding is.
             batch_size: Images of one run.
 
         Yields:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -36,10 +36,20 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_IMAGE_PIXELS", "ImageSource", "iter_image_paths", "rgb_from_source"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_IMAGE_PIXELS",
+    "ImageSource",
+    "StreamSource",
+    "iter_image_paths",
+    "rgb_from_source",
+]
 
 ImageSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, "Image.Image", NDArray[np.uint8]]
 """A path, an encoded image, a Pillow image, or ``(H, W, 3)``, ``(H, W, 4)`` or ``(H, W)`` uint8 samples."""
+
+StreamSource: TypeAlias = ImageSource | Callable[[], NDArray[np.uint8]]
+"""An image, or a function that makes one where it is needed, in a thread of the decoding pool."""
 
 IMAGE_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .j2k .jp2 .jpe .jpeg .jpg .jfif .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()

@@ -7,7 +7,6 @@ Resize of the shorter side (Pillow's antialiased bicubic), centre crop, division
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -76,8 +75,15 @@ def resized_size(height: int, width: int, size: int) -> tuple[int, int]:
     return (long, size) if height > width else (size, long)
 
 
-def pixels_from_image(image: Image.Image, spec: PixelSpec) -> NDArray[np.float32]:
+def pixels_from_image(
+    image: Image.Image, spec: PixelSpec, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Preprocess an RGB image, such as :func:`lrsclip_rt.images.rgb_from_source` gives.
+
+    Args:
+        image: The image.
+        spec: The preprocessing.
+        out: ``(3, S, S) float32`` to write to and return, such as a row of a batch.
 
     Returns:
         ``(3, S, S) float32``, C-contiguous.
@@ -92,8 +98,8 @@ def pixels_from_image(image: Image.Image, spec: PixelSpec) -> NDArray[np.float32
     width, height = image.size
     _check_size(height, width)
     if _is_long(height, width):
-        return pixels_from_array(np.asarray(image), spec)
-    return _normalised(cropped_from_image(image, spec.size), spec)
+        return _normalised(_window_of_long(np.asarray(image), spec.size), spec, out)
+    return _normalised(cropped_from_image(image, spec.size), spec, out)
 
 
 def pixels_from_array(array: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
@@ -109,16 +115,17 @@ def pixels_from_array(array: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.f
         raise ImageError(f"the array is {array.shape} {array.dtype}, expected (H, W, 3) uint8 in RGB order")
     height, width = array.shape[:2]
     _check_size(height, width)
-    if not _is_long(height, width):
-        from PIL import Image
+    if _is_long(height, width):
+        return _normalised(_window_of_long(array, spec.size), spec)
+    from PIL import Image
 
-        return _normalised(cropped_from_image(Image.fromarray(np.ascontiguousarray(array)), spec.size), spec)
-    new_height, new_width = resized_size(height, width, spec.size)
-    row_off, col_off = _crop_offset(new_height, spec.size), _crop_offset(new_width, spec.size)
-    window = resized_window(
-        array, new_height, new_width, row_off=row_off, col_off=col_off, rows=spec.size, cols=spec.size
-    )
-    return _normalised(window, spec)
+    return _normalised(cropped_from_image(Image.fromarray(np.ascontiguousarray(array)), spec.size), spec)
+
+
+def _window_of_long(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    height, width = resized_size(array.shape[0], array.shape[1], size)
+    row_off, col_off = _crop_offset(height, size), _crop_offset(width, size)
+    return resized_window(array, height, width, row_off=row_off, col_off=col_off, rows=size, cols=size)
 
 
 def _check_size(height: int, width: int) -> None:
@@ -148,21 +155,16 @@ def cropped_from_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _normalised(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
-    """Look every sample up: a channel knows only 256 values, so the arithmetic is done once for each."""
-    table = _value_table(spec.mean, spec.std)
-    out = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+def _normalised(
+    pixels: NDArray[np.uint8], spec: PixelSpec, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """``(value / 255 - mean) / std`` in float32, each step rounded in torchvision's order."""
+    if out is None:
+        out = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
     for channel in range(3):
-        # Every uint8 is a valid index; "clip" only spares the buffering that "raise" needs.
-        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+        plane = out[channel]
+        plane[...] = pixels[:, :, channel]
+        plane /= np.float32(255)
+        plane -= np.float32(spec.mean[channel])
+        plane /= np.float32(spec.std[channel])
     return out
-
-
-@lru_cache(maxsize=16)
-def _value_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """``(3, 256) float32``: ``(value / 255 - mean) / std`` in float32, in torchvision's order."""
-    values = np.arange(256, dtype=np.float32) / np.float32(255)
-    shift, scale = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
-    table: NDArray[np.float32] = (values - shift[:, None]) / scale[:, None]
-    table.setflags(write=False)
-    return table

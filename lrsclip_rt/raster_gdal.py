@@ -167,13 +167,17 @@ class GdalPixels:
 
     def _read_stored(self, window: Window, height: int, width: int, method: Any) -> NDArray[Any]:
         distinct = sorted(set(self.bands))
+        if self.is_colour and not self._by_value and self._palette is None:
+            # Nothing looks at single bands: GDAL writes pixel by pixel, as colours are wanted in the end.
+            out = np.empty((height, width, len(distinct)), self.dtype).transpose(2, 0, 1)
+        else:
+            out = np.empty((len(distinct), height, width), self.dtype)
         with self.guarded(f"cannot be read in window {window.as_list()}"):
             stored: NDArray[Any] = self.dataset.read(
-                distinct,
-                window=self._native(window),
-                out_shape=(len(distinct), height, width),
-                resampling=method,
+                distinct, window=self._native(window), out=out, resampling=method
             )
+        if tuple(distinct) == self.bands:
+            return stored
         return stored[[distinct.index(band) for band in self.bands]]
 
     def _valid(

@@ -19,7 +19,7 @@ class Block:
     """Three bands as stored, before any stretch, and which pixels the file declares valid.
 
     Attributes:
-        bands: (3, h, w) in the raster's own dtype (palettes are expanded to uint8).
+        bands: (3, h, w) in the raster's own dtype (palettes are expanded to uint8), in any memory order.
         valid: (h, w) bool, or None where every pixel is valid.
     """
 
@@ -75,7 +75,7 @@ class ArrayPixels:
             nearest = np.ix_(_centres(part.shape[0], height), _centres(part.shape[1], width))
             valid = None if valid is None else valid[nearest]
             part = _resized(part, height, width) if smooth else part[nearest]
-        return Block(np.ascontiguousarray(part.transpose(2, 0, 1)), valid)
+        return Block(np.array(part, order="C").transpose(2, 0, 1), valid)  # a copy: readers may write to it
 
     def close(self) -> None:
         """Nothing to release."""

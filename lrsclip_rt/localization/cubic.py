@@ -49,10 +49,18 @@ def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     padded[:, 0], padded[:, -1] = padded[:, 1], padded[:, -2]
     down = 19 * (padded[1 : rows + 1 : 2] + padded[2 : rows + 2 : 2])
     down -= 3 * (padded[0:rows:2] + padded[3 : rows + 3 : 2])
-    inner = down[:, 1 : cols + 1 : 2].astype(np.int32) + down[:, 2 : cols + 2 : 2]
-    outer = down[:, 0:cols:2].astype(np.int32) + down[:, 3 : cols + 3 : 2]
-    exact = np.asarray(19 * inner - 3 * outer).astype(np.float32) * np.float32(1 / 1024)
-    return np.asarray(np.clip(np.rint(exact), 0, 255)).astype(np.uint8)
+    # Even and odd columns apart, moved as whole pixels: steps of two pixels of three samples are slow.
+    even, odd = (_every_other_column(down, first) for first in (0, 1))
+    exact = (odd[:, :-1] + even[:, 1:]) * np.float32(19 / 1024)
+    exact -= (even[:, :-1] + odd[:, 1:]) * np.float32(3 / 1024)
+    np.rint(exact, out=exact)
+    return np.asarray(np.clip(exact, 0, 255, out=exact), np.uint8)
+
+
+def _every_other_column(image: NDArray[np.int16], first: int) -> NDArray[np.int16]:
+    """``image[:, first::2]`` of (H, W, 3) int16, contiguous."""
+    pixels = image.view(np.dtype((np.void, 6)))[:, first::2, 0]
+    return np.ascontiguousarray(pixels).view(np.int16).reshape(*pixels.shape, 3)
 
 
 def _filtered_rows(image: NDArray[np.uint8], width: int) -> NDArray[np.int32]:

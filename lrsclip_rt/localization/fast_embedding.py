@@ -170,7 +170,7 @@ def _embedded(
 def _inputs(scene: Scene, windows: Sequence[Window], turns: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     for index, pixels in windows_from_strips(scene, windows, fill=True):
         for turn in range(turns):
-            yield index, np.ascontiguousarray(np.rot90(pixels, turn))
+            yield index, np.rot90(pixels, turn)  # a view: copied where the images are decoded
 
 
 def _extended(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -138,6 +139,11 @@ def embed_scene(
     return SceneEmbedding(tuple(windows), rows, scene.height, scene.width, "selo", scales)
 
 
-def _inputs(scene: Scene, windows: Sequence[Window]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _inputs(scene: Scene, windows: Sequence[Window]) -> Iterator[tuple[int, Callable[[], NDArray[np.uint8]]]]:
+    # The cut is made here, in the order of reading; what follows it, where the images are decoded.
     for index, pixels in windows_from_strips(scene, windows, fill=False):
-        yield index, np.ascontiguousarray(resize_cubic(pixels, SELO_INPUT_SIZE, SELO_INPUT_SIZE))
+        yield index, partial(_as_square, pixels)
+
+
+def _as_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(resize_cubic(pixels, SELO_INPUT_SIZE, SELO_INPUT_SIZE))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from peak_memory import PEAK_KIB
 from PIL import Image
 from rendered_folders import write_tiles
 
@@ -23,8 +24,10 @@ from lrsclip_rt.tokenizer import Tokenizer
 Array = NDArray[Any]
 pytestmark = pytest.mark.slow
 
-EXPORT = """
-import resource, sys
+EXPORT = (
+    PEAK_KIB
+    + """
+import sys
 from pathlib import Path
 from lrsclip_export.exporting import export_bundle
 
@@ -38,8 +41,9 @@ export_bundle(
     progress=lambda stage, fraction: stages.append(fraction),
 )
 assert stages == sorted(stages)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_kib() * 1024)
 """
+)
 
 
 def exported(checkpoint: Path, out: Path, *more: object) -> tuple[Bundle, int]:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peak_memory import PEAK_KIB
 from safetensors.torch import save_file
 
 from lrsclip_rt.errors import CheckpointError
@@ -589,17 +590,17 @@ def test_declared_terabytes_cost_no_memory(tmp_path: Path) -> None:
     (tmp_path / "evil.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
     pickled = b"\x80\x02}" + text("w") + tensor("0", 2**40, (2**40,), (1,)) + b"s."
     write_archive(tmp_path / "plain.pt", {"data.pkl": pickled, "data/0": bytes(64), "version": b"3\n"})
-    code = (
-        "import resource, sys\n"
+    code = PEAK_KIB + (
+        "import sys\n"
         "from lrsclip_rt.errors import CheckpointError\n"
         "from lrsclip_train.checkpoints import read_checkpoint\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kib()\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"
         "        read_checkpoint(path)\n"
         "    except CheckpointError as error:\n"
         "        print('refused', error)\n"
-        "print('grew', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print('grew', peak_kib() - before)\n"
     )
     files = [str(evil), str(tmp_path / "evil.safetensors"), str(tmp_path / "plain.pt")]
     done = subprocess.run([sys.executable, "-c", code, *files], check=True, capture_output=True, text=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -274,6 +275,38 @@ def test_failures_are_listed_and_the_rest_goes_on(
     assert keys == [i for i in range(len(pictures)) if i not in bad]
     expected = expected_rows(pictures, handmade)[keys]
     np.testing.assert_allclose(np.concatenate([b.embeddings for b in batches]), expected, atol=1e-5)
+
+
+def test_an_image_may_be_made_where_it_is_decoded(model: Embedder, pictures: list[NDArray[np.uint8]]) -> None:
+    names: list[str] = []
+
+    def made(index: int) -> NDArray[np.uint8]:
+        names.append(threading.current_thread().name)
+        if index == 5:
+            raise ImageError("no such picture")
+        return pictures[index]
+
+    (batch,) = model.stream_images(((i, partial(made, i)) for i in range(9)), batch_size=9)
+    assert batch.keys == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert [(key, str(error)) for key, error in batch.failures] == [(5, "no such picture")]
+    np.testing.assert_array_equal(batch.embeddings, model.embed_images([pictures[i] for i in batch.keys]))
+    assert all(name.startswith("lrsclip-decode") for name in names)
+
+
+def test_a_batch_may_be_larger_than_the_memory_taken_at_once(
+    model: Embedder, pictures: list[NDArray[np.uint8]]
+) -> None:
+    spec = model.spec.pixel_spec
+    bad = {0, 255, 256, 511, 599}
+    items = [(i, b"" if i in bad else pictures[i % len(pictures)]) for i in range(600)]
+    expected = [pixels_from_array(picture, spec) for picture in pictures]
+    batches = list(stream_pixels(items, spec, batch_size=520))
+    assert [len(batch.keys) + len(batch.failures) for batch in batches] == [520, 80]
+    assert [key for batch in batches for key, _ in batch.failures] == sorted(bad)
+    for batch in batches:
+        assert len(batch.pixels) == len(batch.keys)
+        for key, row in zip(batch.keys, batch.pixels, strict=True):
+            np.testing.assert_array_equal(row, expected[key % len(pictures)])
 
 
 def test_embed_images_names_the_first_that_fail(model: Embedder, pictures: list[NDArray[np.uint8]]) -> None:

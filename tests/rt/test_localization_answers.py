@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from peak_memory import PEAK_KIB
 
 from lrsclip_rt.cli.localize import command
 from lrsclip_rt.embedder import Embedder, load
@@ -33,12 +34,15 @@ rasterio = pytest.importorskip("rasterio")
 ROTATED = (0.4, 0.3, 500000.0, 0.3, -0.4, 4000000.0)
 UPRIGHT = (0.5, 0.0, 500000.0, 0.0, -0.5, 4000000.0)
 
-RUN = """
-import resource, sys
+RUN = (
+    PEAK_KIB
+    + """
+import sys
 import lrsclip_rt as lrs
 heat, = lrs.localize(lrs.load(sys.argv[2], threads=1), sys.argv[1], ["a harbour"])
-print(len(heat.scores), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(heat.scores), peak_kib() // 1024)
 """
+)
 
 
 @pytest.fixture(scope="module")

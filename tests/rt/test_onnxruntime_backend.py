@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peak_memory import PEAK_KIB
 
 from lrsclip_rt.backends.onnxruntime_backend import OnnxRuntimeSession
 from lrsclip_rt.bundle import BUILT_IN
 
-ONE_MORE_RUN = """
-import resource, sys
+ONE_MORE_RUN = (
+    PEAK_KIB
+    + """
+import sys
 import numpy as np
 from pathlib import Path
 from lrsclip_rt.backends.onnxruntime_backend import OnnxRuntimeSession
@@ -23,8 +26,9 @@ session = OnnxRuntimeSession(Path(sys.argv[1]), threads=1)
 pixels = np.zeros((16, *session.inputs["pixels"].shape[1:]), np.float32)
 for _ in range(3):
     session.run({"pixels": pixels})
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(peak_kib() // 1024)
 """
+)
 
 
 def options_of(session: OnnxRuntimeSession) -> Any:

@@ -14,6 +14,7 @@ import checkpoint_makers as makers
 import numpy as np
 import pytest
 import torch
+from peak_memory import PEAK_KIB
 
 from lrsclip_rt.errors import CheckpointError, OutputExistsError
 from lrsclip_train.checkpoint_positions import lies_on_stretched_lines
@@ -563,14 +564,13 @@ def test_full_published_layouts_are_written_read_and_built_in_bounded_memory(
 
 def _peak_bytes_of_reading(path: Path) -> tuple[int, int]:
     """Peak and initial resident bytes of a process that reads a file and builds its model."""
-    code = (
-        "import resource, sys, torch\n"
+    code = PEAK_KIB + (
+        "import sys, torch\n"
         "from lrsclip_train.checkpoints import model_from_checkpoint, read_checkpoint\n"
-        "peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak()\n"
+        "before = peak_kib()\n"
         "model = model_from_checkpoint(read_checkpoint(sys.argv[1]))\n"
         "model.encode_text(torch.tensor([[49406, 5, 49407]]))\n"
-        "print(peak(), before)\n"
+        "print(1024 * peak_kib(), 1024 * before)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
     peak, before = map(int, done.stdout.split())

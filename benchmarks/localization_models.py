@@ -22,6 +22,8 @@ __all__ = ["LimitedModel", "bundle_by_name", "fastest"]
 BUILT_IN = "mini"
 RANDOM = "vit-b-16"
 PRECISIONS = ("fp32", "int8", "int8-cpu")
+_ROWS = 64
+"""Different embeddings at least, so that maps are not constant."""
 
 
 class LimitedModel:
@@ -34,7 +36,7 @@ class LimitedModel:
     def __init__(self, model: Embedder, limit: int) -> None:
         self.bundle = model.bundle
         self._model, self._limit = model, limit
-        rows = np.random.default_rng(0).normal(size=(max(1, limit), model.dim)).astype(np.float32)
+        rows = np.random.default_rng(0).normal(size=(max(_ROWS, limit), model.dim)).astype(np.float32)
         self._rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         self._texts: dict[str, NDArray[np.float32]] = {}
 

@@ -163,8 +163,8 @@ class Scene:
             if collar is not None:
                 valid = valid & ~collar.covers(block.bands, self.extent)
         stretch = self._chosen_stretch(block.bands, valid)
-        colours = _eight_bit(block.bands, stretch)[:, valid]
-        mean = colours.mean(axis=1) if colours.size else np.zeros(3)
+        colours = _eight_bit(block.bands, stretch)
+        mean = colours.mean(axis=(1, 2), where=valid) if valid.any() else np.zeros(3)
         return Look(stretch, collar, (round(mean[0]), round(mean[1]), round(mean[2])))
 
     def read(
@@ -191,7 +191,14 @@ class Scene:
         Raises:
             RasterError: If the window leaves the scene or the file is damaged there.
         """
-        return self.read_masked(window, out_height=out_height, out_width=out_width, fill=fill)[0]
+        if fill or not self._shows_stored_colours:
+            return self.read_masked(window, out_height=out_height, out_width=out_width, fill=fill)[0]
+        # Neither contrast nor missing pixels matter here: the look at the whole scene is spared.
+        self._check_window(window)
+        height, width = _out_shape(window, out_height, out_width)
+        with self._lock:
+            self._check_open()
+            return _interleaved(self._pixels.read(window, height, width).bands)
 
     def read_masked(
         self,
@@ -318,6 +325,13 @@ class Scene:
         return collar is not None and collar.touches(window)
 
     @property
+    def _shows_stored_colours(self) -> bool:
+        """Whether the picture is what is stored, without a stretch."""
+        if isinstance(self._stretch, tuple):
+            return False
+        return not isinstance(self._pixels, GdalPixels) or self._pixels.is_colour
+
+    @property
     def _is_one_bit(self) -> bool:
         return isinstance(self._pixels, GdalPixels) and self._pixels.bits == 1
 
@@ -325,7 +339,7 @@ class Scene:
         if isinstance(self._stretch, tuple):
             low, high = float(self._stretch[0]), float(self._stretch[1])
             return Stretch((low,) * 3, (high,) * 3)
-        if not isinstance(self._pixels, GdalPixels) or self._pixels.is_colour:
+        if self._shows_stored_colours:
             return None
         if self._stretch is None:
             return Stretch((0.0,) * 3, (255.0,) * 3)

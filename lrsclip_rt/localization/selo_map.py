@@ -9,11 +9,15 @@ products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.localization.fusion import CellMeans
 
 __all__ = ["MEDIAN_SIDE", "selo_map", "selo_map_strips"]
@@ -39,19 +43,37 @@ def selo_map_strips(
     that is cut to whole numbers, and the median over ``median_side`` squared pixels is taken, the border
     replicated.
     """
-    levels, codes = np.unique(quantised_cells(cells, text), return_inverse=True)
-    codes = codes.reshape(cells.cover.shape)
+    codes = quantised_cells(cells, text)
     half = median_side // 2
-    for top in range(0, cells.height, TILE):
-        bottom = min(top + TILE, cells.height)
-        row_part, row_weight = _overlaps(cells.row_edges, top, bottom, half)
-        strip = np.empty((bottom - top, cells.width), dtype=np.uint8)
-        for left in range(0, cells.width, TILE):
-            right = min(left + TILE, cells.width)
-            col_part, col_weight = _overlaps(cells.col_edges, left, right, half)
-            local = codes[row_part, col_part]
-            strip[:, left:right] = levels[_median_codes(local, row_weight, col_weight, median_side)]
-        yield strip
+    columns = [
+        (slice(left, left + TILE), *_overlaps(cells.col_edges, left, min(left + TILE, cells.width), half))
+        for left in range(0, cells.width, TILE)
+    ]
+    make = partial(_strip, cells, codes, columns, median_side)
+    workers = available_cpus()
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="lrsclip-median") as pool:
+        for top in range(0, cells.height, TILE):
+            waiting.append(pool.submit(make, top))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _strip(
+    cells: CellMeans,
+    codes: NDArray[np.uint8],
+    columns: Sequence[tuple[slice, slice, NDArray[np.float32]]],
+    median_side: int,
+    top: int,
+) -> NDArray[np.uint8]:
+    bottom = min(top + TILE, cells.height)
+    row_part, row_weight = _overlaps(cells.row_edges, top, bottom, median_side // 2)
+    strip = np.empty((bottom - top, cells.width), dtype=np.uint8)
+    for pixels, col_part, col_weight in columns:
+        strip[:, pixels] = _medians(codes[row_part, col_part], row_weight, col_weight, median_side)
+    return strip
 
 
 def quantised_cells(cells: CellMeans, text: int) -> NDArray[np.uint8]:
@@ -84,16 +106,16 @@ def _overlaps(
     return slice(first, last), np.maximum(counts, 0).astype(np.float32)
 
 
-def _median_codes(
-    local: NDArray[np.intp], row_weight: NDArray[np.float32], col_weight: NDArray[np.float32], side: int
-) -> NDArray[np.intp]:
-    """Median of the codes in each square: (rows, cols) of the tile."""
-    present, inverse = np.unique(local, return_inverse=True)
+def _medians(
+    local: NDArray[np.uint8], row_weight: NDArray[np.float32], col_weight: NDArray[np.float32], side: int
+) -> NDArray[np.uint8]:
+    """Median of the values in each square: (rows, cols) of the tile."""
+    present = np.unique(local)
     if len(present) == 1:
         return np.full((len(row_weight), len(col_weight)), present[0])
-    inverse = inverse.reshape(local.shape)
-    # Level by level: pixels of the square at or below it. Whole numbers below 2^24, exact in float32.
-    at_most = (inverse[None] <= np.arange(len(present) - 1)[:, None, None]).astype(np.float32)
+    # Value by value: pixels of the square at or below it. Whole numbers below 2^24, exact in float32.
+    at_most = (local <= present[:-1, None, None]).astype(np.float32)
     counts = row_weight @ at_most @ col_weight.T
     below = counts < np.float32((side * side + 1) // 2)
-    return np.asarray(present[below.sum(axis=0)])
+    # At most 255 of them: they are added up as bytes, in a tenth of the time.
+    return np.asarray(present[np.add.reduce(below.view(np.uint8), axis=0, dtype=np.uint8)])

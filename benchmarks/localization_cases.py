@@ -149,7 +149,7 @@ class CachedModel:
         return self._model.dense_pixels(pixels)
 
     def stream_images(self, items: Any, *, batch_size: int = 32) -> Iterator[EmbeddedBatch[Any]]:
-        items = iter(items)
+        items = ((key, pixels() if callable(pixels) else pixels) for key, pixels in items)
         while part := list(islice(items, batch_size)):
             self.encodes += len(part)
             names = [hashlib.sha256(str(p.shape).encode() + p.tobytes()).hexdigest()[:32] for _, p in part]

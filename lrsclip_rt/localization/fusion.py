@@ -55,14 +55,15 @@ class CellMeans:
         self, text: int, rows: NDArray[np.integer], cols: NDArray[np.integer]
     ) -> NDArray[np.float64]:
         """Values of text number ``text`` at the crossings of pixel ``rows`` and ``cols``: (r, c) float64."""
-        cells = np.ix_(_cell_of(self.row_edges, rows), _cell_of(self.col_edges, cols))
-        return np.asarray(self.means[text][cells])
+        # Columns first, on the few rows of cells: what is left is copying whole rows.
+        of_cells = self.means[text][:, _cell_of(self.col_edges, cols)]
+        return np.asarray(of_cells[_cell_of(self.row_edges, rows)])
 
     def on_grid(self, text: int, height: int, width: int) -> NDArray[np.float32]:
         """Sample a map at the centres of a regular ``height x width`` grid over the scene: float32."""
-        rows = centre_pixels(self.height, height)
-        cols = centre_pixels(self.width, width)
-        return self.at_pixels(text, rows, cols).astype(np.float32)
+        rows = _cell_of(self.row_edges, centre_pixels(self.height, height))
+        cols = _cell_of(self.col_edges, centre_pixels(self.width, width))
+        return np.asarray(self.means[text].astype(np.float32)[:, cols][rows])
 
 
 def cell_means(
@@ -91,23 +92,53 @@ def cell_means(
         raise InputError(f"a window leaves the scene of {height} x {width} px; expected all inside")
     row_edges = np.unique(np.concatenate([[0, height], first_rows, end_rows]))
     col_edges = np.unique(np.concatenate([[0, width], first_cols, end_cols]))
-    spans = np.stack(
-        [
-            np.searchsorted(row_edges, first_rows),
-            np.searchsorted(row_edges, end_rows),
-            np.searchsorted(col_edges, first_cols),
-            np.searchsorted(col_edges, end_cols),
-        ],
-        axis=1,
+    covering = _covering(
+        np.searchsorted(row_edges, first_rows),
+        np.searchsorted(row_edges, end_rows),
+        np.searchsorted(col_edges, first_cols),
+        np.searchsorted(col_edges, end_cols),
+        (len(row_edges) - 1, len(col_edges) - 1),
     )
-    sums = np.zeros((scores.shape[1], len(row_edges) - 1, len(col_edges) - 1))
-    cover = np.zeros(sums.shape[1:], dtype=np.int32)
-    for (top, bottom, left, right), score in zip(spans.tolist(), scores.astype(np.float64), strict=True):
-        sums[:, top:bottom, left:right] += score[:, None, None]
-        cover[top:bottom, left:right] += 1
+    # One more score stands for "no window": adding zero changes no sum.
+    padded = np.zeros((scores.shape[1], len(windows) + 1))
+    padded[:, :-1] = scores.T
+    sums = np.zeros((scores.shape[1], *covering.shape[1:]))
+    for layer in covering:
+        sums += padded[:, layer]
+    cover = (covering < len(windows)).sum(axis=0, dtype=np.int32)
     with np.errstate(invalid="ignore"):
         means = sums / cover
     return CellMeans(row_edges, col_edges, means, cover)
+
+
+def _covering(
+    top: NDArray[np.intp],
+    bottom: NDArray[np.intp],
+    left: NDArray[np.intp],
+    right: NDArray[np.intp],
+    shape: tuple[int, int],
+) -> NDArray[np.intp]:
+    """The windows over each cell in their order: (most, R, C), filled up with the number of windows.
+
+    Args:
+        top: First row of cells of each window.
+        bottom: The row after its last.
+        left: First column.
+        right: The column after its last.
+        shape: R and C.
+    """
+    wide = right - left
+    sizes = (bottom - top) * wide
+    # Every pair of a window and a cell in it: windows in order, cells row by row.
+    window = np.repeat(np.arange(len(sizes)), sizes)
+    within = np.arange(len(window)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    cell = (top[window] + within // wide[window]) * shape[1] + left[window] + within % wide[window]
+    order = np.argsort(cell, kind="stable")
+    counts = np.bincount(cell, minlength=shape[0] * shape[1])
+    layer = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
+    covering = np.full((int(counts.max()), shape[0] * shape[1]), len(sizes))
+    covering[layer, cell[order]] = window[order]
+    return covering.reshape(-1, *shape)
 
 
 def fusion_grid_shape(height: int, width: int) -> tuple[int, int]:

@@ -112,8 +112,8 @@ class DependencyError(LrsclipError, ImportError):
     """An optional library that is not installed.
 
     Example:
-        >>> DependencyError.of("rasterio", extra="geo")
-        DependencyError("rasterio is not installed. Install it with: pip install 'lrsclip-rt[geo]'")
+        >>> DependencyError.of("pyogrio", extra="geo")
+        DependencyError("pyogrio is not installed. Install it with: pip install 'lrsclip-rt[geo]'")
     """
 
     @classmethod

@@ -40,4 +40,6 @@ def _text(value: object) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return "; ".join(_text(item) for item in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.7g}"
     return "-" if value is None else str(value)

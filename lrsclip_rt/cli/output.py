@@ -50,10 +50,13 @@ def emit(
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
     if isinstance(value, (list, tuple)):
-        return " ".join(_cell(item) for item in value)
+        # Numbers of a list are coordinates: seven digits are a metre or so on the ground.
+        return " ".join(f"{item:.7g}" if isinstance(item, float) else _cell(item) for item in value)
     return str(value)
 
 

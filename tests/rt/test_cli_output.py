@@ -19,6 +19,17 @@ def test_a_bracket_in_a_file_name_is_shown_as_it_is(
     assert "a[bold]b[/x].jpg" in capsys.readouterr().out
 
 
+def test_a_table_shows_places_to_the_metre_and_truth_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "wants_json", lambda as_json: False)
+    row = {"lonlat": [-32.9965437, 44.9962], "area_m2": 139152.04, "score": 0.123456, "present": True}
+    output.emit([row], columns=tuple(row), as_json=False)
+    printed = capsys.readouterr().out
+    for text in ("-32.99654 44.9962", "139152 ", "0.1235", "yes"):
+        assert text in printed
+
+
 def test_a_pipe_gets_every_key_as_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"rank": 1, "hidden": "é"}, {"rank": 2, "hidden": None}]
     output.emit(rows, columns=("rank",), as_json=False)

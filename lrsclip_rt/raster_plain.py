@@ -32,10 +32,14 @@ def plain_scene_parts(path: Path) -> tuple[ArrayPixels, str | None]:
     """
     if not path.is_file():
         raise RasterError(f"{path} does not exist; give the path of a raster or image file")
-    array = np.asarray(rgb_from_source(path), dtype=np.uint8)
+    decoded = rgb_from_source(path)
+    array = np.asarray(decoded, dtype=np.uint8)
     try:
         with _header(path) as image:
-            taken, lossy = _taken(image), image.format in LOSSY_FORMATS
+            # A PNG's EXIF data may follow its pixels: asked of the header, they cost another decoding. A
+            # picture that was stretched has lost them.
+            known = decoded if image.format == "PNG" and not image.mode.startswith("I") else image
+            taken, lossy = _taken(known), image.format in LOSSY_FORMATS
             valid: NDArray[np.bool_] | None = None
             if image.has_transparency_data:
                 upright = ImageOps.exif_transpose(image)

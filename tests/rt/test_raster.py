@@ -671,6 +671,25 @@ def test_a_plain_image_is_a_scene_without_place(tmp_path: Path) -> None:
         assert len(scene.content_sha256) == 64
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_png_is_dated_by_its_exif_wherever_that_stands(tmp_path: Path, mode: str, late: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0131] = "made for a test"
+    exif.get_ifd(0x8769)[0x9003] = "2018:01:02 03:04:05"
+    path = tmp_path / "a.png"
+    Image.new(mode, (8, 6)).save(path, exif=exif)
+    if late:  # the chunk may follow the pixels
+        data = path.read_bytes()
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        rest = data[:start] + data[end:]
+        last = rest.index(b"IEND") - 4
+        path.write_bytes(rest[:last] + data[start:end] + rest[last:])
+    with open_scene(path) as scene:
+        assert scene.datetime == "2018-01-02T03:04:05Z"
+
+
 def test_a_photo_is_upright_and_dated_by_its_exif(tmp_path: Path) -> None:
     array = noise(30, 40, 3)
     exif = Image.Exif()

@@ -126,7 +126,7 @@ def enlarged_archive(folder: Path, materials: Materials, rows: int, say: Callabl
     facts = folder.with_name(f"{folder.name}.json")
     if facts.is_file():
         return Made(**json.loads(facts.read_text(encoding="utf-8")))
-    from lrsclip_rt.archive.code_building import build_codes
+    from lrsclip_rt.archive.codes.building import build_codes
 
     _append_scenes(folder, np.load(materials.base), rows, say)
     start = time.perf_counter()

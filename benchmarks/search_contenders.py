@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.search_archive import FILTERS
 from lrsclip_rt.archive import Archive
-from lrsclip_rt.archive.codebooks import import_faiss
+from lrsclip_rt.archive.codes.codebooks import import_faiss
 from lrsclip_rt.archive.models import text_bundle
 from lrsclip_rt.archive.where import passing_rows
 from lrsclip_rt.embedder import load

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lrsclip_rt.archive.area import Area
+from lrsclip_rt.archive.areas.area import Area
 from lrsclip_rt.archive.conditions import Condition
 from lrsclip_rt.archive.hits import Hit, Hits
 from lrsclip_rt.archive.ids import tile_id

@@ -18,7 +18,7 @@ from lrsclip_rt.archive.records import ContentRecord
 from lrsclip_rt.archive.schema import is_created
 from lrsclip_rt.archive.segments import columns_of
 from lrsclip_rt.archive.source_reading import open_input
-from lrsclip_rt.archive.stac_reading import RefusedItem
+from lrsclip_rt.archive.stac.reading import RefusedItem
 from lrsclip_rt.errors import LrsclipError
 
 if TYPE_CHECKING:

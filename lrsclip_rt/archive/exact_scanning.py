@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.codebooks import import_faiss
+from lrsclip_rt.archive.codes.codebooks import import_faiss
 from lrsclip_rt.archive.half_floats import float32_from_half
 from lrsclip_rt.archive.mapped_pages import PageBudget
 from lrsclip_rt.archive.scanning import Ranked, best_rows, merged, row_scores

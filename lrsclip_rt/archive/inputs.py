@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrsclip_rt.archive.records import Location
-from lrsclip_rt.archive.stac_reading import ItemFacts, RefusedItem, assets_from_stac, is_stac, stac_in_folder
+from lrsclip_rt.archive.stac.reading import ItemFacts, RefusedItem, assets_from_stac, is_stac, stac_in_folder
 from lrsclip_rt.errors import ImageError, InputError, LrsclipError
 
 __all__ = [

@@ -35,13 +35,13 @@ def open_archive(
         ArchiveError: If it cannot be opened.
         DependencyError: If psycopg is not installed.
     """
-    from lrsclip_rt.archive.postgres_connection import DEFAULT_SCHEMA, is_postgres_url
+    from lrsclip_rt.archive.postgres.connection import DEFAULT_SCHEMA, is_postgres_url
 
     if not is_postgres_url(name):
         if approximate or schema is not None:
             raise InputError(f"--approximate and --schema are for postgresql:// URLs, {name} is a folder")
         return Archive.open(name)
-    from lrsclip_rt.archive.postgres_search import PostgresArchive
+    from lrsclip_rt.archive.postgres.search import PostgresArchive
 
     opened = PostgresArchive.open(
         str(name), schema=schema or DEFAULT_SCHEMA, approximate=approximate, bundle=bundle
@@ -51,8 +51,8 @@ def open_archive(
 
 def measured_recall(archive: Archive) -> str | None:
     """What was measured of the approximate index that an open archive uses; None where it is exact."""
-    from lrsclip_rt.archive.postgres_index import RECALL_GATE
-    from lrsclip_rt.archive.postgres_search import PostgresArchive
+    from lrsclip_rt.archive.postgres.index import RECALL_GATE
+    from lrsclip_rt.archive.postgres.search import PostgresArchive
 
     opened: object = archive
     if not isinstance(opened, PostgresArchive) or not opened.approximate or opened.pushed.approximate is None:

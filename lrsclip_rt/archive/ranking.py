@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.code_files import Codes
-from lrsclip_rt.archive.code_scanning import best_coded_rows
-from lrsclip_rt.archive.codebooks import import_faiss
+from lrsclip_rt.archive.codes.codebooks import import_faiss
+from lrsclip_rt.archive.codes.files import Codes
+from lrsclip_rt.archive.codes.scanning import best_coded_rows
 from lrsclip_rt.archive.exact_scanning import best_rows_by_faiss, rescored
 from lrsclip_rt.archive.mapped_pages import PageBudget
 from lrsclip_rt.archive.scanning import Ranked, best_rows, merged

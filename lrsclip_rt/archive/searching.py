@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.catalog import Catalog
-from lrsclip_rt.archive.code_files import Codes, CodesObstacle
+from lrsclip_rt.archive.codes.files import Codes, CodesObstacle
 from lrsclip_rt.archive.conditions import sources_having, sources_meeting
 from lrsclip_rt.archive.hits import Hit, Hits
 from lrsclip_rt.archive.mapped_pages import PageBudget

@@ -24,7 +24,7 @@ from lrsclip_rt.archive.plans import (
 from lrsclip_rt.archive.read_ahead import run_ahead
 from lrsclip_rt.archive.records import ContentRecord, NewTile
 from lrsclip_rt.archive.schema import is_created
-from lrsclip_rt.archive.stac_reading import RefusedItem
+from lrsclip_rt.archive.stac.reading import RefusedItem
 from lrsclip_rt.archive.times import time_us_from_text
 from lrsclip_rt.errors import LrsclipError, RasterError
 

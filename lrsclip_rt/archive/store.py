@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.catalog import Catalog
-from lrsclip_rt.archive.code_files import CODES, Codes, CodesObstacle, Once, codes_from_folder
+from lrsclip_rt.archive.codes.files import CODES, Codes, CodesObstacle, Once, codes_from_folder
 from lrsclip_rt.archive.hits import Hits
 from lrsclip_rt.archive.records import ContentRecord, SegmentRecord, TileRecord
 from lrsclip_rt.archive.scanning import rows_of

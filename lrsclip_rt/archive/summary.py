@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrsclip_rt.archive.codes_summary import search_facts
+from lrsclip_rt.archive.codes.summary import search_facts
 from lrsclip_rt.archive.footprints import Bbox
 from lrsclip_rt.archive.guarding import reading
 from lrsclip_rt.archive.schema import DATABASE

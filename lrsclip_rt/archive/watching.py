@@ -18,7 +18,7 @@ from lrsclip_rt.archive.content_stamps import ContentStamps
 from lrsclip_rt.archive.ingest import IndexReport, index_sources
 from lrsclip_rt.archive.inputs import InputFile
 from lrsclip_rt.archive.plans import IndexOptions
-from lrsclip_rt.archive.stac_reading import stac_in_folder
+from lrsclip_rt.archive.stac.reading import stac_in_folder
 from lrsclip_rt.errors import ArchiveLockedError, InputError
 
 if TYPE_CHECKING:

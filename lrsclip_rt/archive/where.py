@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.area import Area
+from lrsclip_rt.archive.areas.area import Area
 from lrsclip_rt.archive.conditions import Condition
 from lrsclip_rt.archive.footprints import Bbox, boxes_of, check_bbox, rings_from_bbox, rings_meet_bbox
 from lrsclip_rt.archive.records import NewTile

@@ -11,7 +11,7 @@ from lrsclip_rt.cli.options import json_option
 from lrsclip_rt.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
-    from lrsclip_rt.archive.code_building import CodesReport
+    from lrsclip_rt.archive.codes.building import CodesReport
 
 __all__ = ["command"]
 
@@ -31,7 +31,7 @@ def command(archive: Path, rebuild: bool, as_json: bool) -> None:
         lrsclip archive codes archive/
     """
     from lrsclip_rt.archive import Archive
-    from lrsclip_rt.archive.code_building import build_codes
+    from lrsclip_rt.archive.codes.building import build_codes
 
     with Archive.open(archive) as opened:
         rows = sum(record.rows for record in opened.segments)

@@ -11,7 +11,7 @@ from lrsclip_rt.cli.options import json_option, overwrite_option
 from lrsclip_rt.cli.output import emit, progress_bar, refuse_existing
 
 if TYPE_CHECKING:
-    from lrsclip_rt.archive.geoparquet_columns import VectorType
+    from lrsclip_rt.archive.geoparquet.columns import VectorType
 
 __all__ = ["command"]
 
@@ -46,8 +46,8 @@ def command(
         lrsclip archive export archive/ -o tiles.parquet --stac
     """
     from lrsclip_rt.archive import Archive
-    from lrsclip_rt.archive.geoparquet_export import export_archive
-    from lrsclip_rt.archive.stac_writing import stac_paths, write_stac
+    from lrsclip_rt.archive.geoparquet.exporting import export_archive
+    from lrsclip_rt.archive.stac.writing import stac_paths, write_stac
 
     for path in (output, *(stac_paths(output) if stac else ())):
         refuse_existing(path, overwrite=overwrite)

@@ -46,8 +46,8 @@ def command(file: Path, archive: Path, model_id: str | None, bundle: Path | None
     Example:
         lrsclip archive import tiles.parquet -a archive/
     """
-    from lrsclip_rt.archive.geoparquet_import import import_geoparquet
-    from lrsclip_rt.archive.geoparquet_reading import ParquetTable
+    from lrsclip_rt.archive.geoparquet.importing import import_geoparquet
+    from lrsclip_rt.archive.geoparquet.reading import ParquetTable
     from lrsclip_rt.bundle import Bundle
 
     opened = None if bundle is None else Bundle.open(bundle)

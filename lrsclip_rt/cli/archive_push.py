@@ -13,7 +13,7 @@ from lrsclip_rt.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
     from lrsclip_rt.archive import Archive
-    from lrsclip_rt.archive.postgres_connection import Server
+    from lrsclip_rt.archive.postgres.connection import Server
 
 __all__ = ["command"]
 
@@ -52,8 +52,8 @@ def command(
         lrsclip archive push archive/ postgresql://user@host/database --hnsw
     """
     from lrsclip_rt.archive import Archive
-    from lrsclip_rt.archive.postgres_connection import Server
-    from lrsclip_rt.archive.postgres_push import push_archive
+    from lrsclip_rt.archive.postgres.connection import Server
+    from lrsclip_rt.archive.postgres.push import push_archive
 
     server = Server.from_url(url, schema)
     with Archive.open(archive) as opened:
@@ -66,9 +66,9 @@ def command(
 
 
 def _index(archive: Archive, server: Server, bundle: Path | None) -> dict[str, Any]:
-    from lrsclip_rt.archive.calibration_texts import calibration_texts
+    from lrsclip_rt.archive.codes.calibration_texts import calibration_texts
     from lrsclip_rt.archive.models import text_bundle
-    from lrsclip_rt.archive.postgres_index import RECALL_GATE, build_index
+    from lrsclip_rt.archive.postgres.index import RECALL_GATE, build_index
     from lrsclip_rt.embedder import load
 
     model = load(text_bundle(archive).path if bundle is None else bundle)

@@ -18,7 +18,7 @@ __all__ = ["refresh_and_tell", "tell_unused_codes"]
 
 def refresh_and_tell(archive: Path) -> None:
     """Build codes where a large archive lacks them. Where that fails the archive stands as it is."""
-    from lrsclip_rt.archive.code_building import CodesReport, refresh_codes
+    from lrsclip_rt.archive.codes.building import CodesReport, refresh_codes
 
     try:
         with progress_bar("Encoding", None) as advance:
@@ -33,7 +33,7 @@ def refresh_and_tell(archive: Path) -> None:
 
 def tell_unused_codes(archive: Archive) -> None:
     """Say why a large archive is searched exactly all the same, wholly or in part."""
-    from lrsclip_rt.archive.codes_summary import slow_share, unused_reason
+    from lrsclip_rt.archive.codes.summary import slow_share, unused_reason
 
     reason = unused_reason(archive)
     if reason is not None:

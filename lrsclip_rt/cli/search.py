@@ -285,7 +285,7 @@ def _matches(
 def _area(path: Path | None) -> Any:
     if path is None:
         return None
-    from lrsclip_rt.archive.area_files import area_from_file
+    from lrsclip_rt.archive.areas.files import area_from_file
 
     return area_from_file(path)
 

@@ -84,7 +84,7 @@ def write_answer(
     rows = _rows(answer, chips)
     failures: list[tuple[str, str]] = []
     if kind == "html":
-        from lrsclip_rt.archive.contact_sheet import contact_sheet
+        from lrsclip_rt.archive.sheets.contact_sheet import contact_sheet
 
         text, failures = contact_sheet(archive, answer)
     elif kind == "geojson":
@@ -201,7 +201,7 @@ def tell(answer: Answer) -> None:
 
 
 def _write_geoparquet(archive: Archive, answer: Answer, output: Path | None) -> None:
-    from lrsclip_rt.archive.geoparquet import GeoRow, write_geoparquet
+    from lrsclip_rt.archive.geoparquet.writing import GeoRow, write_geoparquet
     from lrsclip_rt.archive.times import time_us_from_text
 
     if output is None:

@@ -16,8 +16,8 @@ from fuzz.harness import FilesHarness, packed
 from fuzz.mutation import mutated_json
 from lrsclip_rt.archive import Archive, ArchiveWriter, Location, NewTile, Where
 from lrsclip_rt.archive.checked_blocks import checked_blocks
-from lrsclip_rt.archive.code_building import build_codes
-from lrsclip_rt.archive.code_files import CODES, Codes
+from lrsclip_rt.archive.codes.building import build_codes
+from lrsclip_rt.archive.codes.files import CODES, Codes
 from lrsclip_rt.archive.schema import DATABASE, SEGMENTS, connect_to_read
 from lrsclip_rt.archive.verifying import verify_archive
 from lrsclip_rt.errors import LrsclipError

@@ -17,10 +17,10 @@ from fuzz.archives import small_archive
 from fuzz.harness import Harness
 from fuzz.mutation import mutated_bytes, mutated_json, mutated_text
 from lrsclip_rt.archive import Archive, Where
-from lrsclip_rt.archive.area_files import area_from_file
+from lrsclip_rt.archive.areas.files import area_from_file
 from lrsclip_rt.archive.conditions import Condition
 from lrsclip_rt.archive.footprints import wkb_from_rings
-from lrsclip_rt.archive.postgres_connection import Server, is_postgres_url
+from lrsclip_rt.archive.postgres.connection import Server, is_postgres_url
 from lrsclip_rt.archive.sentences import split_sentences
 from lrsclip_rt.archive.times import interval_us, text_from_time_us
 from lrsclip_rt.cli.search import _box, command

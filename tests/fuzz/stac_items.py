@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzz.harness import FilesHarness, packed
 from fuzz.mutation import mutated_json
-from lrsclip_rt.archive.stac_reading import RefusedItem, assets_from_stac, stac_in_folder
+from lrsclip_rt.archive.stac.reading import RefusedItem, assets_from_stac, stac_in_folder
 
 __all__ = ["StacHarness"]
 

@@ -18,10 +18,10 @@ from fuzz.harness import Harness
 from fuzz.mutation import HOSTILE_TEXTS, mutated_bytes, mutated_json
 from lrsclip_rt.archive import Archive
 from lrsclip_rt.archive.footprints import wkb_from_rings
-from lrsclip_rt.archive.geoparquet_export import export_archive
-from lrsclip_rt.archive.geoparquet_import import _model
-from lrsclip_rt.archive.geoparquet_reading import ParquetTable
-from lrsclip_rt.archive.geoparquet_rows import imported_rows
+from lrsclip_rt.archive.geoparquet.exporting import export_archive
+from lrsclip_rt.archive.geoparquet.importing import _model
+from lrsclip_rt.archive.geoparquet.reading import ParquetTable
+from lrsclip_rt.archive.geoparquet.rows import imported_rows
 
 __all__ = ["TablesHarness"]
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrsclip_rt.archive import Archive, ArchiveWriter, Location, NewTile, Where
-from lrsclip_rt.archive.area import Area
-from lrsclip_rt.archive.area_files import area_from_file, area_from_geojson
+from lrsclip_rt.archive.areas.area import Area
+from lrsclip_rt.archive.areas.files import area_from_file, area_from_geojson
 from lrsclip_rt.archive.footprints import Bbox, Ring, rings_from_bbox
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive import Archive, ArchiveWriter, ModelRecord, NewTile, Where
-from lrsclip_rt.archive.code_files import CODES, Codes, CodesObstacle
-from lrsclip_rt.archive.recall import CALIBRATED_K, WANTED_RECALL
+from lrsclip_rt.archive.codes.files import CODES, Codes, CodesObstacle
+from lrsclip_rt.archive.codes.recall import CALIBRATED_K, WANTED_RECALL
 from lrsclip_rt.archive.scanning import best_rows
 from lrsclip_rt.archive.summary import summary_from_archive
 from lrsclip_rt.errors import ArchiveError, ArchiveLockedError, DependencyError, InputError
@@ -25,7 +25,7 @@ from lrsclip_rt.tiles import Window
 
 faiss = pytest.importorskip("faiss", reason="codes need faiss")
 
-from lrsclip_rt.archive.code_building import build_codes, refresh_codes  # noqa: E402
+from lrsclip_rt.archive.codes.building import build_codes, refresh_codes  # noqa: E402
 
 DIM = 48
 MODEL = ModelRecord("cd" * 32, "made", DIM)
@@ -163,7 +163,7 @@ def test_a_filter_against_the_query_still_finds_its_rows(
     coded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows that pass are those that answer worst, so that no candidate of the first round passes."""
-    from lrsclip_rt.archive.code_scanning import CodePiece
+    from lrsclip_rt.archive.codes.scanning import CodePiece
 
     with Archive.open(coded) as archive:
         codes = archive.codes
@@ -368,7 +368,7 @@ def test_a_small_archive_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_codes_are_refreshed_when_a_tenth_lacks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrsclip_rt.archive import code_building
+    from lrsclip_rt.archive.codes import building as code_building
 
     monkeypatch.setattr(code_building, "CODES_FROM_ROWS", 5000)
     folder = make(tmp_path / "growing", 6000)
@@ -395,7 +395,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_compaction_gives_moved_rows_codes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrsclip_rt.archive import code_building
+    from lrsclip_rt.archive.codes import building as code_building
 
     monkeypatch.setattr(code_building, "CODES_FROM_ROWS", 5000)
     before = json.loads((own / CODES / "codes.json").read_text(encoding="utf-8"))
@@ -412,7 +412,7 @@ def test_a_compaction_gives_moved_rows_codes(own: Path, monkeypatch: pytest.Monk
 
 
 def test_a_merge_gives_its_rows_codes(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrsclip_rt.archive import code_building
+    from lrsclip_rt.archive.codes import building as code_building
 
     monkeypatch.setattr(code_building, "CODES_FROM_ROWS", 5000)
     result = run("merge", own, make(tmp_path / "part", 4000, first=300))
@@ -425,7 +425,7 @@ def test_a_merge_gives_its_rows_codes(own: Path, tmp_path: Path, monkeypatch: py
 def test_a_share_without_codes_is_told(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrsclip_rt.archive import codes_summary
+    from lrsclip_rt.archive.codes import summary as codes_summary
     from lrsclip_rt.cli.codes_reporting import tell_unused_codes
 
     assert compacted(own).exit_code == 0, "too small an archive to be given codes"
@@ -480,7 +480,7 @@ def reader(coded: Path) -> Iterator[Archive]:
 
 
 def test_rows_of_any_length_have_codes() -> None:
-    from lrsclip_rt.archive.codebooks import groups_of, train_codebook
+    from lrsclip_rt.archive.codes.codebooks import groups_of, train_codebook
 
     for dim in (3, 16, 20, 100):
         rows = makers.unit_rows(400, dim, dim=dim)
@@ -539,7 +539,7 @@ def test_unused_codes_are_told(own: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_indexing_refreshes_codes_and_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lrsclip_rt.archive import code_building
+    from lrsclip_rt.archive.codes import building as code_building
     from lrsclip_rt.cli.codes_reporting import refresh_and_tell
 
     folder = make(tmp_path / "archive", 2000)

@@ -23,10 +23,10 @@ from lrsclip_rt.tiles import Window
 
 pq = pytest.importorskip("pyarrow.parquet", reason="GeoParquet needs pyarrow")
 
-from lrsclip_rt.archive.geoparquet import GeoRow, write_geoparquet  # noqa: E402
-from lrsclip_rt.archive.geoparquet_export import export_archive  # noqa: E402
-from lrsclip_rt.archive.geoparquet_import import import_geoparquet  # noqa: E402
-from lrsclip_rt.archive.stac_writing import write_stac  # noqa: E402
+from lrsclip_rt.archive.geoparquet.exporting import export_archive  # noqa: E402
+from lrsclip_rt.archive.geoparquet.importing import import_geoparquet  # noqa: E402
+from lrsclip_rt.archive.geoparquet.writing import GeoRow, write_geoparquet  # noqa: E402
+from lrsclip_rt.archive.stac.writing import write_stac  # noqa: E402
 
 FIJI = (179.0, -18.0, -179.0, -17.0)
 

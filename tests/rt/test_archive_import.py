@@ -25,9 +25,10 @@ from lrsclip_rt.tiles import Window
 pa = pytest.importorskip("pyarrow", reason="GeoParquet needs pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from lrsclip_rt.archive import geoparquet_import, geoparquet_reading  # noqa: E402
-from lrsclip_rt.archive.geoparquet_export import export_archive  # noqa: E402
-from lrsclip_rt.archive.geoparquet_import import import_geoparquet  # noqa: E402
+from lrsclip_rt.archive.geoparquet import importing as geoparquet_import  # noqa: E402
+from lrsclip_rt.archive.geoparquet import reading as geoparquet_reading  # noqa: E402
+from lrsclip_rt.archive.geoparquet.exporting import export_archive  # noqa: E402
+from lrsclip_rt.archive.geoparquet.importing import import_geoparquet  # noqa: E402
 
 DIM = makers.DIM
 SQUARE = makers.square((10.0, 50.0, 10.1, 50.1))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from postgres_server import running_server
 
 from lrsclip_rt.archive import Archive, ArchiveWriter, Hits, Location, ModelRecord, NewTile, Where
-from lrsclip_rt.archive.area import Area
-from lrsclip_rt.archive.calibration_texts import calibration_texts
-from lrsclip_rt.archive.geoparquet_export import living_rows
+from lrsclip_rt.archive.areas.area import Area
+from lrsclip_rt.archive.codes.calibration_texts import calibration_texts
+from lrsclip_rt.archive.geoparquet.exporting import living_rows
 from lrsclip_rt.archive.models import model_from_bundle
 from lrsclip_rt.bundle import BUILT_IN, Bundle
 from lrsclip_rt.cli.archive import command
@@ -30,12 +30,13 @@ from lrsclip_rt.tiles import Window
 
 psycopg = pytest.importorskip("psycopg", reason="PostgreSQL needs psycopg")
 
-from lrsclip_rt.archive import postgres_push, postgres_search  # noqa: E402
-from lrsclip_rt.archive.postgres_connection import Server, connect, is_postgres_url  # noqa: E402
-from lrsclip_rt.archive.postgres_index import build_index, drop_index  # noqa: E402
-from lrsclip_rt.archive.postgres_push import push_archive  # noqa: E402
-from lrsclip_rt.archive.postgres_schema import query  # noqa: E402
-from lrsclip_rt.archive.postgres_search import PostgresArchive, search_postgres  # noqa: E402
+from lrsclip_rt.archive.postgres import push as postgres_push  # noqa: E402
+from lrsclip_rt.archive.postgres import search as postgres_search  # noqa: E402
+from lrsclip_rt.archive.postgres.connection import Server, connect, is_postgres_url  # noqa: E402
+from lrsclip_rt.archive.postgres.index import build_index, drop_index  # noqa: E402
+from lrsclip_rt.archive.postgres.push import push_archive  # noqa: E402
+from lrsclip_rt.archive.postgres.schema import query  # noqa: E402
+from lrsclip_rt.archive.postgres.search import PostgresArchive, search_postgres  # noqa: E402
 
 DIM = 64
 MODEL = ModelRecord("cd" * 32, "made-64", DIM)
@@ -346,8 +347,9 @@ def test_an_interrupted_push_is_finished_by_the_next(
 
 PUSHER = """
 import sys
-from lrsclip_rt.archive import Archive, postgres_push
-from lrsclip_rt.archive.postgres_connection import Server
+from lrsclip_rt.archive import Archive
+from lrsclip_rt.archive.postgres import push as postgres_push  # noqa: E402
+from lrsclip_rt.archive.postgres.connection import Server
 postgres_push.PAGE_ROWS = 40
 with Archive.open(sys.argv[2]) as archive:
     server = Server.from_url(sys.argv[1], "killed")

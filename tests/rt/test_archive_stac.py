@@ -13,7 +13,7 @@ from lrsclip_rt.archive import Archive, Where
 from lrsclip_rt.archive.ingest import index_sources
 from lrsclip_rt.archive.inputs import InputFile, list_inputs
 from lrsclip_rt.archive.plans import IndexOptions
-from lrsclip_rt.archive.stac_reading import ItemGeoreference, RefusedItem, StacAsset, assets_from_stac
+from lrsclip_rt.archive.stac.reading import ItemGeoreference, RefusedItem, StacAsset, assets_from_stac
 from lrsclip_rt.embedder import Embedder, load
 
 rasterio = pytest.importorskip("rasterio")
@@ -208,7 +208,7 @@ def test_what_is_broken_is_refused_by_name(tmp_path: Path, record: Any, said: st
 
 
 def test_a_document_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrsclip_rt.archive.stac_reading.MAX_BYTES", 100)
+    monkeypatch.setattr("lrsclip_rt.archive.stac.reading.MAX_BYTES", 100)
     assert "at most 100 are read" in refusal(write(tmp_path / "item.json", item()))
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from lrsclip_rt.archive import Archive, Hit, Hits
 from lrsclip_rt.archive.answer import Answer
-from lrsclip_rt.archive.contact_sheet import contact_sheet
 from lrsclip_rt.archive.footprints import rings_from_bbox
-from lrsclip_rt.archive.map_sketch import Footprint, map_sketch
+from lrsclip_rt.archive.sheets.contact_sheet import contact_sheet
+from lrsclip_rt.archive.sheets.map_sketch import Footprint, map_sketch
 from lrsclip_rt.cli.index import command as index_command
 from lrsclip_rt.cli.search import command as search_command
 from lrsclip_rt.errors import InputError, OutputExistsError

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from lrsclip_rt.archive.hits import Hit, Hits
 from lrsclip_rt.archive.places import places_from_ranking
-from lrsclip_rt.archive.postgres_connection import DEFAULT_SCHEMA, server_errors
-from lrsclip_rt.archive.postgres_filters import EVERYTHING, SqlFilter, filter_from_where
-from lrsclip_rt.archive.postgres_reading import PostgresReader
-from lrsclip_rt.archive.postgres_rows import (
+from lrsclip_rt.archive.postgres.connection import DEFAULT_SCHEMA, server_errors
+from lrsclip_rt.archive.postgres.filters import EVERYTHING, SqlFilter, filter_from_where
+from lrsclip_rt.archive.postgres.reading import PostgresReader
+from lrsclip_rt.archive.postgres.rows import (
     RankedTiles,
     text_from_halves,
 )

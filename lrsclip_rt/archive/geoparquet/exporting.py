@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.geoparquet import ROW_GROUP_BYTES, GeoRow, WrittenFile, write_geoparquet
-from lrsclip_rt.archive.geoparquet_columns import ColumnType, VectorType
+from lrsclip_rt.archive.geoparquet.columns import ColumnType, VectorType
+from lrsclip_rt.archive.geoparquet.writing import ROW_GROUP_BYTES, GeoRow, WrittenFile, write_geoparquet
 from lrsclip_rt.archive.hilbert import hilbert_order
 from lrsclip_rt.archive.records import TileRecord
 from lrsclip_rt.archive.scanning import rows_of

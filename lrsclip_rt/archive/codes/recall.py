@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.code_scanning import Rough
+from lrsclip_rt.archive.codes.scanning import Rough
 from lrsclip_rt.archive.scanning import Ranked
 
 __all__ = ["CALIBRATED_K", "MOST_CANDIDATES", "WANTED_RECALL", "Calibration", "Trial", "calibrated"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrsclip_rt.archive.code_files import CODES, Codes, CodesObstacle
+from lrsclip_rt.archive.codes.files import CODES, Codes, CodesObstacle
 from lrsclip_rt.archive.ranking import CODES_FROM_ROWS, UNCODED_ROWS
 from lrsclip_rt.archive.store import Archive
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.area import MOST_POINTS, Polygon
+from lrsclip_rt.archive.areas.area import MOST_POINTS, Polygon
 from lrsclip_rt.archive.footprints import Ring
 from lrsclip_rt.errors import InputError
 

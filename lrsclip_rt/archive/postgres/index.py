@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.postgres_connection import Server, connect, server_errors
-from lrsclip_rt.archive.postgres_schema import query, read_pushed, set_fact
-from lrsclip_rt.archive.postgres_search import PostgresArchive
+from lrsclip_rt.archive.postgres.connection import Server, connect, server_errors
+from lrsclip_rt.archive.postgres.schema import query, read_pushed, set_fact
+from lrsclip_rt.archive.postgres.search import PostgresArchive
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.errors import InputError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lrsclip_rt.archive.footprints import Bbox
-from lrsclip_rt.archive.geoparquet_columns import (
+from lrsclip_rt.archive.geoparquet.columns import (
     ColumnType,
     GeoRow,
     Layout,

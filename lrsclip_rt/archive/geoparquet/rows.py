@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.footprints import Bbox, check_bbox
-from lrsclip_rt.archive.geoparquet_columns import import_pyarrow
-from lrsclip_rt.archive.geoparquet_reading import ParquetTable, RowBatch
+from lrsclip_rt.archive.geoparquet.columns import import_pyarrow
+from lrsclip_rt.archive.geoparquet.reading import ParquetTable, RowBatch
 from lrsclip_rt.archive.ids import WHOLE_IMAGE, tile_id
 from lrsclip_rt.archive.records import ContentRecord, Location, NewTile, Producer
 from lrsclip_rt.archive.source_facts import GridRecord

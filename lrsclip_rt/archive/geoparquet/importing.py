@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrsclip_rt.archive.geoparquet_reading import ParquetTable
-from lrsclip_rt.archive.geoparquet_rows import ImportedRow, imported_rows
+from lrsclip_rt.archive.geoparquet.reading import ParquetTable
+from lrsclip_rt.archive.geoparquet.rows import ImportedRow, imported_rows
 from lrsclip_rt.archive.models import model_from_bundle
 from lrsclip_rt.archive.records import ModelRecord, Producer
 from lrsclip_rt.archive.schema import is_created

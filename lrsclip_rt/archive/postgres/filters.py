@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from lrsclip_rt.archive.footprints import boxes_of
-from lrsclip_rt.archive.postgres_connection import Server
-from lrsclip_rt.archive.postgres_schema import query
+from lrsclip_rt.archive.postgres.connection import Server
+from lrsclip_rt.archive.postgres.schema import query
 from lrsclip_rt.archive.source_paths import SourcePaths
 from lrsclip_rt.archive.where import Where
 from lrsclip_rt.errors import InputError

@@ -12,14 +12,14 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.postgres_connection import DEFAULT_SCHEMA, Server, connect, server_errors
-from lrsclip_rt.archive.postgres_filters import EVERYTHING, SqlFilter
-from lrsclip_rt.archive.postgres_rows import (
+from lrsclip_rt.archive.postgres.connection import DEFAULT_SCHEMA, Server, connect, server_errors
+from lrsclip_rt.archive.postgres.filters import EVERYTHING, SqlFilter
+from lrsclip_rt.archive.postgres.rows import (
     tile_from_row,
     time_us_from_moment,
     vectors_from_wire,
 )
-from lrsclip_rt.archive.postgres_schema import TILE_COLUMNS, query, read_pushed
+from lrsclip_rt.archive.postgres.schema import TILE_COLUMNS, query, read_pushed
 from lrsclip_rt.archive.records import ContentRecord, TileRecord
 from lrsclip_rt.archive.searching import SAMPLE_ROWS
 from lrsclip_rt.bundle import BUILT_IN

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.calibration_texts import calibration_texts
-from lrsclip_rt.archive.code_files import (
+from lrsclip_rt.archive.codes.calibration_texts import calibration_texts
+from lrsclip_rt.archive.codes.codebooks import TRAINING_ROWS, Codebook, import_faiss, train_codebook
+from lrsclip_rt.archive.codes.files import (
     CODES,
     CodeFile,
     CodeManifest,
@@ -22,19 +23,18 @@ from lrsclip_rt.archive.code_files import (
     write_checked,
     write_manifest,
 )
-from lrsclip_rt.archive.code_scanning import CodePiece, Rough, best_coded_rows
-from lrsclip_rt.archive.codebooks import TRAINING_ROWS, Codebook, import_faiss, train_codebook
-from lrsclip_rt.archive.exact_scanning import rescored
-from lrsclip_rt.archive.half_floats import float32_from_half
-from lrsclip_rt.archive.locking import WriterLock
-from lrsclip_rt.archive.ranking import CODES_FROM_ROWS, UNCODED_ROWS, Ranker
-from lrsclip_rt.archive.recall import (
+from lrsclip_rt.archive.codes.recall import (
     CALIBRATED_K,
     MOST_CANDIDATES,
     Calibration,
     Trial,
     calibrated,
 )
+from lrsclip_rt.archive.codes.scanning import CodePiece, Rough, best_coded_rows
+from lrsclip_rt.archive.exact_scanning import rescored
+from lrsclip_rt.archive.half_floats import float32_from_half
+from lrsclip_rt.archive.locking import WriterLock
+from lrsclip_rt.archive.ranking import CODES_FROM_ROWS, UNCODED_ROWS, Ranker
 from lrsclip_rt.archive.records import SegmentRecord
 from lrsclip_rt.archive.scanning import Ranked, rows_of
 from lrsclip_rt.archive.segments import Segment

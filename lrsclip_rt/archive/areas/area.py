@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.area_cells import AreaCells, cells_from_edges
+from lrsclip_rt.archive.areas.cells import AreaCells, cells_from_edges
 from lrsclip_rt.archive.footprints import Bbox, Ring, Rings
 from lrsclip_rt.errors import InputError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lrsclip_rt.archive.footprints import Bbox, boxes_of, geometry_from_rings
-from lrsclip_rt.archive.geoparquet import WrittenFile
-from lrsclip_rt.archive.geoparquet_columns import VectorType
+from lrsclip_rt.archive.geoparquet.columns import VectorType
+from lrsclip_rt.archive.geoparquet.writing import WrittenFile
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.archive.times import text_from_time_us
 from lrsclip_rt.errors import InputError, OutputExistsError

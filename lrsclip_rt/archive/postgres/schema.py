@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrsclip_rt.archive.postgres_connection import Server
+from lrsclip_rt.archive.postgres.connection import Server
 from lrsclip_rt.archive.records import ModelRecord
 from lrsclip_rt.errors import ArchiveError, ArchiveModelError
 

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.catalog import Catalog
-from lrsclip_rt.archive.code_scanning import CodePiece
-from lrsclip_rt.archive.codebooks import Codebook, groups_of, import_faiss
-from lrsclip_rt.archive.recall import Calibration
+from lrsclip_rt.archive.codes.codebooks import Codebook, groups_of, import_faiss
+from lrsclip_rt.archive.codes.recall import Calibration
+from lrsclip_rt.archive.codes.scanning import CodePiece
 from lrsclip_rt.archive.records import SegmentRecord
 from lrsclip_rt.archive.schema import ArchiveInfo
 from lrsclip_rt.errors import ArchiveCorruptError, DependencyError

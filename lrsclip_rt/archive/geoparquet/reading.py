@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.geoparquet import FOOTER_KEY
-from lrsclip_rt.archive.geoparquet_columns import import_pyarrow
+from lrsclip_rt.archive.geoparquet.columns import import_pyarrow
+from lrsclip_rt.archive.geoparquet.writing import FOOTER_KEY
 from lrsclip_rt.errors import InputError, LrsclipError
 
 __all__ = ["KINDS", "ParquetTable", "RowBatch"]

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrsclip_rt.archive.area import Polygon
-from lrsclip_rt.archive.area_projection import lonlat_polygons
+from lrsclip_rt.archive.areas.area import Polygon
+from lrsclip_rt.archive.areas.projection import lonlat_polygons
 from lrsclip_rt.archive.footprints import Ring
 from lrsclip_rt.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.codebooks import Codebook
+from lrsclip_rt.archive.codes.codebooks import Codebook
 from lrsclip_rt.archive.segments import Segment
 
 __all__ = ["CodePiece", "Rough", "best_coded_rows"]

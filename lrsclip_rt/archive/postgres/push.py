@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrsclip_rt.archive.footprints import wkb_from_rings
-from lrsclip_rt.archive.postgres_connection import Server, connect, import_psycopg, server_errors
-from lrsclip_rt.archive.postgres_schema import PushedInfo, create_schema, query, set_fact
+from lrsclip_rt.archive.postgres.connection import Server, connect, import_psycopg, server_errors
+from lrsclip_rt.archive.postgres.schema import PushedInfo, create_schema, query, set_fact
 from lrsclip_rt.archive.records import TileRecord
 from lrsclip_rt.archive.scanning import rows_of
 from lrsclip_rt.archive.source_facts import SourceFacts, facts_of_sources

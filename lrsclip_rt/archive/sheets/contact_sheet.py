@@ -11,8 +11,8 @@ from lrsclip_rt.archive.answer import Answer
 from lrsclip_rt.archive.chips import ChipReader
 from lrsclip_rt.archive.footprints import Bbox, Rings, rings_from_bbox
 from lrsclip_rt.archive.hits import Hit, Hits
-from lrsclip_rt.archive.map_sketch import Footprint, map_sketch
-from lrsclip_rt.archive.sheet_style import STYLE
+from lrsclip_rt.archive.sheets.map_sketch import Footprint, map_sketch
+from lrsclip_rt.archive.sheets.style import STYLE
 from lrsclip_rt.archive.store import Archive
 from lrsclip_rt.archive.where import Where
 from lrsclip_rt.demonstration.markup import Markup, document, element

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrsclip_rt.archive.area import Area, Polygon
-from lrsclip_rt.archive.area_projection import lonlat_polygons
+from lrsclip_rt.archive.areas.area import Area, Polygon
+from lrsclip_rt.archive.areas.projection import lonlat_polygons
 from lrsclip_rt.archive.footprints import Ring
 from lrsclip_rt.errors import InputError
 
@@ -40,7 +40,7 @@ def area_from_file(path: str | Path) -> Area:
         with file.open("rb") as stream:
             head = stream.read(16)
         if head == b"SQLite format 3\x00":
-            from lrsclip_rt.archive.area_geopackage import polygons_from_geopackage
+            from lrsclip_rt.archive.areas.geopackage import polygons_from_geopackage
 
             return Area(polygons_from_geopackage(file), name=str(file))
         text = file.read_text(encoding="utf-8-sig")

@@ -1,0 +1,1 @@
+"""Compact codes: how they are trained, kept, scanned and measured."""

@@ -1,0 +1,1 @@
+"""Archives to and from GeoParquet 1.1."""

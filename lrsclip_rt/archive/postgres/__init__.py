@@ -1,0 +1,1 @@
+"""Archives in PostgreSQL with pgvector: push, filters, exact and approximate search."""

@@ -1,0 +1,1 @@
+"""HTML contact sheets with a sketch of a map."""

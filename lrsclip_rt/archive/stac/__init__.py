@@ -1,0 +1,1 @@
+"""STAC Items in, collections and items out."""

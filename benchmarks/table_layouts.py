@@ -102,6 +102,43 @@ def _search_rows(record: Record) -> Rows:
     ]
 
 
+def _localization_rows(record: Record) -> Rows:
+    """One row a set of scenes and setting."""
+    rows: Rows = []
+    for row in record["results"]:
+        if row["what"] == "mosaic":
+            rows.append(("mosaic", row["setting"], str(row["encodes"]), *["-"] * 6, f"{row['map']:.3f}"))
+        elif row["what"] in {"annotated", "rendered"}:
+            gain, least, most = row["gain"]["roc_auc"]
+            scores = (f"{row[key]:.3f}" for key in ("roc_auc", "rsu", "ras", "rda", "rmi"))
+            auc, *others = scores
+            encodes = str(sum(row["encodes"].values()))
+            gained = f"{gain:+.3f} ({least:+.3f} to {most:+.3f})"
+            rows.append((row["what"], row["setting"], encodes, auc, gained, *others, "-"))
+    return rows
+
+
+def _localization_cost_rows(record: Record) -> Rows:
+    """One row a model, size and mode."""
+    rows: Rows = []
+    for row in record["results"]:
+        both = row.get("published_map")
+        rows.append(
+            (
+                f"{row['model']}, {' x '.join(map(str, row['size']))} px",
+                row["mode"],
+                str(row["windows"]),
+                f"{row['encoder_s']:.1f}",
+                f"{row['rest_s']:.1f}",
+                f"{100 * row['rest_share']:.0f} %",
+                f"{row['further_text_ms']:.1f}",
+                f"{row['memory_mib']:.0f}",
+                "-" if both is None else f"{both['ratio']:.1f}x, {both['ratio_one_text']:.1f}x",
+            )
+        )
+    return rows
+
+
 def _mebibytes(number: int | None) -> str:
     return "-" if number is None else f"{number / 2**20:.0f}"
 
@@ -125,6 +162,22 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "search": Layout(
         ("who", "filter", "recall@10", "p50 [ms]", "p95 [ms]", "p99 [ms]", "peak [MiB]"), _search_rows, 3
+    ),
+    "localization_quality": Layout(
+        (
+            "scenes", "setting", "windows", "AUC", "gain of AUC on selo", "Rsu", "Ras (less is better)", "Rda",
+            "Rmi", "mAP",
+        ),
+        _localization_rows,
+        3,
+    ),
+    "localization_cost": Layout(
+        (
+            "scene", "mode", "windows", "encoder [s]", "the rest [s]", "its share", "a further text [ms]",
+            "peak [MiB]", "published map of 3 texts, 1 text",
+        ),
+        _localization_cost_rows,
+        3,
     ),
 }  # fmt: skip
 """By the name of the benchmark."""

@@ -81,7 +81,9 @@ def table(bench: str, results: Path, models: Sequence[str] | None = None) -> str
     rows: list[Sequence[str]] = []
     notes = []
     for number, record in enumerate(newest.values(), start=1):
-        model = f"{record['settings'].get('model', '-')} [{number}]"
+        settings = record["settings"]
+        names = [model["model"] for model in settings.get("models", [])]
+        model = f"{settings.get('model') or ' and '.join(names) or '-'} [{number}]"
         rows += [(model, *cells) for cells in layout.rows(record)]
         notes.append(f"[{number}] {conditions(record)}")
     header = ("model", *layout.header)

@@ -165,8 +165,8 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "localization_quality": Layout(
         (
-            "scenes", "setting", "windows", "AUC", "gain of AUC on selo", "Rsu", "Ras (less is better)", "Rda",
-            "Rmi", "mAP",
+            "scenes", "setting", "windows", "AUC", "gain of AUC on selo", "Rsu", "Ras (less is better)",
+            "Rda", "Rmi", "mAP",
         ),
         _localization_rows,
         3,

@@ -26,8 +26,11 @@ HOLE: Ring = ((1.0, 1.0), (1.0, 3.0), (3.0, 3.0), (3.0, 1.0), (1.0, 1.0))
 
 
 def star(generator: np.random.Generator, points: int, centre: tuple[float, float], radius: float) -> Ring:
-    """A ring that does not cross itself: rising angles around a centre, radii at random."""
-    angles = np.sort(generator.uniform(0, 2 * np.pi, points))
+    """A ring that does not cross itself: rising angles around a centre, radii at random.
+
+    One angle a sector, of four or more, so that none is half a turn or more behind the one before.
+    """
+    angles = (np.arange(points) + generator.uniform(0, 1, points)) * (2 * np.pi / points)
     radii = radius * generator.uniform(0.2, 1.0, points)
     ring = [
         (centre[0] + r * np.cos(a), centre[1] + r * np.sin(a)) for a, r in zip(angles, radii, strict=True)

@@ -87,7 +87,7 @@ def stream_pixels(
     Yields:
         Batches in the order of ``items``.
     """
-    # Every image is written straight to its row of the batch: gathering rows costs as much as resizing.
+    # Every image is written straight to its row of the batch; gathering rows would copy each once more.
     rows = min(batch_size, _MOST_ROWS)
     blocks: deque[NDArray[np.float32]] = deque()
 

@@ -1,8 +1,9 @@
-"""Query vectors from more than one thing: examples for and against, words and pictures together."""
+"""Query vectors: as unit rows, and of more than one thing: examples for and against, words and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,32 @@ from numpy.typing import NDArray
 from lrsclip_rt.archive.scanning import row_scores
 from lrsclip_rt.errors import InputError
 
-__all__ = ["examples_query", "mixed_query"]
+__all__ = ["checked_queries", "examples_query", "mixed_query"]
+
+
+def checked_queries(
+    vectors: NDArray[np.floating[Any]], *, dim: int, rows: int | str = "N"
+) -> NDArray[np.float32]:
+    """Query vectors as unit rows: ``(Q, D)`` float32.
+
+    Args:
+        vectors: ``(Q, D)`` or ``(D,)``.
+        dim: D of the archive.
+        rows: Of the archive, for the message.
+
+    Raises:
+        InputError: If the shape is another, or a query is zero or not finite.
+    """
+    queries = np.atleast_2d(np.asarray(vectors, np.float64))
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise InputError(
+            f"archive ({rows}, {dim}) and queries {np.shape(vectors)} must agree in D; "
+            "embed both with the same model"
+        )
+    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        raise InputError("a query is zero or not finite; expected embeddings of one model")
+    return np.asarray(queries / lengths, np.float32)
 
 
 def examples_query(like: NDArray[np.float32], unlike: NDArray[np.float32]) -> NDArray[np.float32]:

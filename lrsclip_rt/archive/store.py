@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lrsclip_rt.archive.catalog import Catalog
 from lrsclip_rt.archive.codes.files import CODES, Codes, CodesObstacle, Once, codes_from_folder
 from lrsclip_rt.archive.hits import Hits
+from lrsclip_rt.archive.queries import checked_queries
 from lrsclip_rt.archive.records import ContentRecord, SegmentRecord, TileRecord
 from lrsclip_rt.archive.scanning import rows_of
 from lrsclip_rt.archive.schema import DATABASE, MODEL, SEGMENTS, ArchiveInfo, connect_to_read, read_info
@@ -277,7 +278,7 @@ class Archive:
             InputError: If shapes disagree, a query is zero or not finite, ``k`` is not positive, or ``where``
                 names metadata that no source has.
         """
-        queries = self._checked_queries(vectors)
+        queries = checked_queries(vectors, dim=self.dim, rows=len(self))
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
         request = Request(k, where if where is not None else Where(), merge, min_score, exact)
@@ -293,15 +294,3 @@ class Archive:
     def _load_codes(self, segments: tuple[Segment, ...]) -> Codes | CodesObstacle:
         records = [segment.record for segment in segments]
         return codes_from_folder(self.path / CODES, self.catalog, self.info, records)
-
-    def _checked_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        queries = np.atleast_2d(np.asarray(vectors, np.float64))
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise InputError(
-                f"archive ({len(self)}, {self.dim}) and queries {np.shape(vectors)} must agree in D; "
-                "embed both with the same model"
-            )
-        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or (lengths == 0).any():
-            raise InputError("a query is zero or not finite; expected embeddings of one model")
-        return np.asarray(queries / lengths, np.float32)

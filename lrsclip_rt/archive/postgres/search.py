@@ -24,6 +24,7 @@ from lrsclip_rt.archive.postgres.rows import (
     text_from_halves,
 )
 from lrsclip_rt.archive.presence import PRESENCE_HITS, presence_hits
+from lrsclip_rt.archive.queries import checked_queries
 from lrsclip_rt.archive.records import TileRecord
 from lrsclip_rt.archive.scanning import row_scores
 from lrsclip_rt.archive.times import text_from_time_us
@@ -82,7 +83,7 @@ class PostgresArchive(PostgresReader):
                 names metadata that no source has.
             ArchiveError: If the database fails.
         """
-        queries = self._checked_queries(vectors)
+        queries = checked_queries(vectors, dim=self.dim)
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
         asked = where if where is not None else Where()
@@ -204,18 +205,6 @@ class PostgresArchive(PostgresReader):
             return place, time, 0
         lacking = "NOT EXISTS (SELECT FROM {s}.sources s WHERE s.source = tiles.source AND s.metadata ?& %s)"
         return place, time, counted(lacking, list(where.keys))
-
-    def _checked_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        queries = np.atleast_2d(np.asarray(vectors, np.float64))
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise InputError(
-                f"archive (N, {self.dim}) and queries {np.shape(vectors)} must agree in D; "
-                "embed both with the same model"
-            )
-        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or (lengths == 0).any():
-            raise InputError("a query is zero or not finite; expected embeddings of one model")
-        return np.asarray(queries / lengths, np.float32)
 
 
 def search_postgres(

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from lrsclip_rt.errors import RasterError
 from lrsclip_rt.raster_gdal import GdalPixels
 from lrsclip_rt.raster_georeference import Affine6, Bounds, Georeference, Ring, is_known_crs
-from lrsclip_rt.raster_mask import Collar, collar_from_overview
-from lrsclip_rt.raster_pixels import ArrayPixels, PixelSource
+from lrsclip_rt.raster_mask import Collar, collar_from_overview, has_clear_border
+from lrsclip_rt.raster_pixels import ArrayPixels, PixelSource, centres
 from lrsclip_rt.raster_stretch import Stretch, stretch_from_sample
 from lrsclip_rt.tiles import Window
 
@@ -35,6 +35,9 @@ StretchChoice = Literal["auto"] | tuple[float, float] | None
 
 OVERVIEW_SIDE = 1024
 """Longest side [px] of the decimated read that fixes contrast, collar and fill colour."""
+
+_FEWEST_BLOCKS = 6
+"""Blocks along a side from which on those of the border are few among all."""
 
 PLAIN_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".avif"})
 """Images that Pillow reads whole, with their EXIF orientation, up to ``images.MAX_IMAGE_PIXELS``."""
@@ -47,12 +50,12 @@ class Look:
     Attributes:
         stretch: Map to 8 bits, or None where the values are colours already.
         collar: Untagged frame of black or white, or None.
-        fill: RGB that stands in for missing pixels: the mean of the valid ones.
+        fill: RGB that stands in for missing pixels: the mean of the valid ones; None where none is missing.
     """
 
     stretch: Stretch | None
     collar: Collar | None
-    fill: tuple[int, int, int]
+    fill: tuple[int, int, int] | None
 
 
 class Scene:
@@ -153,6 +156,8 @@ class Scene:
         height, width = _fitted(self.height, self.width, OVERVIEW_SIDE)
         with self._lock:
             self._check_open()
+            if self._is_seen_whole(height, width):
+                return Look(None, None, None)
             block = self._pixels.read(self.extent, height, width, smooth=False)
         valid = np.ones((height, width), dtype=bool) if block.valid is None else block.valid
         collar = None
@@ -223,6 +228,7 @@ class Scene:
         if valid is not None and valid.all():
             valid = None
         if fill and valid is not None:
+            assert look.fill is not None, "a scene with a missing pixel has been looked at as a whole"
             rgb[~valid] = look.fill
         return rgb, valid
 
@@ -323,6 +329,34 @@ class Scene:
             return True
         collar = self.look.collar
         return collar is not None and collar.touches(window)
+
+    def _is_seen_whole(self, height: int, width: int) -> bool:
+        """Whether the blocks along the border show that no pixel is missing; else all have to be looked at.
+
+        A large file without overviews would be decoded twice: once for the look, once for its windows.
+        """
+        pixels = self._pixels
+        if not isinstance(pixels, GdalPixels) or not self._shows_stored_colours:
+            return False
+        blocks = (self.height / pixels.block_height, self.width / pixels.block_width)
+        if not (pixels.is_flat and pixels.is_plain_colour) or pixels.tagged or min(blocks) < _FEWEST_BLOCKS:
+            return False
+        rows, cols = centres(self.height, height), centres(self.width, width)
+        last_row = (self.height - 1) // pixels.block_height * pixels.block_height
+        last_col = (self.width - 1) // pixels.block_width * pixels.block_width
+        top, bottom = np.searchsorted(rows, (pixels.block_height, last_row))
+        left, right = np.searchsorted(cols, (pixels.block_width, last_col))
+        bands, known = np.zeros((3, height, width), np.uint8), np.ones((height, width), bool)
+        known[top:bottom, left:right] = False
+        every, middle = slice(None), slice(top, bottom)
+        for down, across in (
+            (slice(top), every),
+            (slice(bottom, None), every),
+            (middle, slice(left)),
+            (middle, slice(right, None)),
+        ):
+            bands[:, down, across] = pixels.sampled(rows[down], cols[across]).bands
+        return has_clear_border(bands, known, lossy=pixels.lossy)
 
     @property
     def _shows_stored_colours(self) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lrsclip_rt.components import label_components
 from lrsclip_rt.tiles import Window
 
-__all__ = ["Collar", "collar_from_overview"]
+__all__ = ["Collar", "collar_from_overview", "has_clear_border"]
 
 LOSSY_TOLERANCE = 8
 """How far from pure black or white a compressed collar strays, in 8-bit steps."""
@@ -104,6 +104,18 @@ def collar_from_overview(bands: NDArray[Any], *, height: int, width: int, lossy:
     if (black is None and white is None) or share > MAX_SHARE:
         return None
     return Collar(_widened(black), _widened(white), black_value, white_value, tolerance, height, width)
+
+
+def has_clear_border(bands: NDArray[np.uint8], known: NDArray[np.bool_], *, lossy: bool) -> bool:
+    """Whether the known cells of an overview show already that ``collar_from_overview`` finds none.
+
+    Args:
+        bands: (3, h, w) overview of 8-bit colours; any value where it is not known.
+        known: (h, w) bool.
+        lossy: As there.
+    """
+    tolerance = float(LOSSY_TOLERANCE) if lossy else 0.0
+    return all(_from_border(_is_close(bands, value, tolerance) | ~known) is None for value in (0.0, 255.0))
 
 
 def _extremes(bands: NDArray[Any]) -> tuple[float, float]:

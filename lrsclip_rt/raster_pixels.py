@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrsclip_rt.tiles import Window
 
-__all__ = ["ArrayPixels", "Block", "PixelSource"]
+__all__ = ["ArrayPixels", "Block", "PixelSource", "centres"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class ArrayPixels:
         part = self._array[rows, cols]
         valid = None if self._valid is None else self._valid[rows, cols]
         if (height, width) != part.shape[:2]:
-            nearest = np.ix_(_centres(part.shape[0], height), _centres(part.shape[1], width))
+            nearest = np.ix_(centres(part.shape[0], height), centres(part.shape[1], width))
             valid = None if valid is None else valid[nearest]
             part = _resized(part, height, width) if smooth else part[nearest]
         return Block(np.array(part, order="C").transpose(2, 0, 1), valid)  # a copy: readers may write to it
@@ -81,7 +81,7 @@ class ArrayPixels:
         """Nothing to release."""
 
 
-def _centres(length: int, samples: int) -> NDArray[np.intp]:
+def centres(length: int, samples: int) -> NDArray[np.intp]:
     """Index of the pixel under the centre of each of ``samples`` equal parts."""
     return ((np.arange(samples) + 0.5) * length / samples).astype(np.intp)
 

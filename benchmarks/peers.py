@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="of the searched archive")
     parser.add_argument("--side", type=int, default=2048, help="of the sliced scene [px]")
     parser.add_argument("--seconds", type=float, default=300, help="of timing a model of the towers")
+    parser.add_argument("--budget", type=float, default=60, help="seconds of a searcher and filter")
     parser.add_argument("--only", default=",".join(part.name for part in PARTS), help="parts, by commas")
     parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--record", action="store_true", help="append the records to the results")
@@ -135,7 +136,7 @@ def main() -> None:
             _log.error("%s: %s", name, error)
             rows.append({"part": name, "what": "not run", "contender": name, "reason": str(error)})
     print("\n" + markdown(HEADER, [cells(row) for row in rows], right_from=3))
-    settings = {key: getattr(arguments, key) for key in ("models", "rows", "side", "only")}
+    settings = {key: getattr(arguments, key) for key in ("models", "rows", "side", "budget", "only")}
     settings |= {"data": arguments.data and arguments.data.resolve().name, "peers": versions}
     record = make_record("peers", threads=arguments.threads, settings=settings, results=rows)
     if arguments.record:
@@ -248,7 +249,8 @@ def options(part: Part, arguments: argparse.Namespace) -> list[str]:
         return [*given, "--models", arguments.models, "--seconds", f"{arguments.seconds:g}"]
     archives = arguments.archives or arguments.work / "archives"
     assert part.only is not None, "a search names who is searched with"
-    return [*given, "--rows", str(arguments.rows), "--work", str(archives.resolve()), "--only", part.only]
+    given += ["--rows", str(arguments.rows), "--budget", f"{arguments.budget:g}"]
+    return [*given, "--work", str(archives.resolve()), "--only", part.only]
 
 
 def rows_from_record(part: Part, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -44,6 +44,17 @@ def _no_codes() -> CodesObstacle:
     return CodesObstacle("no codes were built", missing=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Filtered:
+    """What of a snapshot takes part; ``passing`` is None where all does."""
+
+    passing: tuple[NDArray[np.bool_], ...] | None
+    rows: int
+    without_place: int = 0
+    without_time: int = 0
+    without_metadata: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Committed rows at one moment.
@@ -99,6 +110,11 @@ class Snapshot:
         )
 
     @cached_property
+    def last_filter(self) -> list[tuple[Where, Filtered]]:
+        """The filter that was last applied, if any, and what passed: the next query often has the same."""
+        return []
+
+    @cached_property
     def place_blocks(self) -> tuple[PlaceBlocks, ...]:
         """Per segment the boxes of its runs of rows."""
         return tuple(PlaceBlocks(segment.box) for segment in self._read_boxes())
@@ -151,17 +167,6 @@ class Request:
     exact: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Filtered:
-    """What of a snapshot takes part; ``passing`` is None where all does."""
-
-    passing: tuple[NDArray[np.bool_], ...] | None
-    rows: int
-    without_place: int = 0
-    without_time: int = 0
-    without_metadata: int = 0
-
-
 def search_snapshot(
     snapshot: Snapshot, catalog: Catalog, queries: NDArray[np.float32], request: Request
 ) -> list[Hits]:
@@ -184,7 +189,7 @@ def search_snapshot(
 
 
 def _rankings(
-    snapshot: Snapshot, queries: NDArray[np.float32], count: int, request: Request, filtered: _Filtered
+    snapshot: Snapshot, queries: NDArray[np.float32], count: int, request: Request, filtered: Filtered
 ) -> list[Ranked]:
     """The first ``count`` rows of each query; by codes where they help and the request allows it."""
     passing, rows = filtered.passing, filtered.rows
@@ -231,7 +236,7 @@ class _Answer:
                     self._kept.append((position, tiles[row]))
                     yield self._kept[-1]
 
-    def hits(self, filtered: _Filtered) -> Hits:
+    def hits(self, filtered: Filtered) -> Hits:
         averaged = presence_hits(filtered.rows)
         best = self._scores[[position for position, _ in self._kept[:averaged]]]
         presence = float(best.mean(dtype=np.float64)) if len(best) else None
@@ -271,9 +276,21 @@ class _Answer:
         )
 
 
-def _filtered(snapshot: Snapshot, catalog: Catalog, where: Where) -> _Filtered:
+def _filtered(snapshot: Snapshot, catalog: Catalog, where: Where) -> Filtered:
+    """What passes; kept for the next query where it follows from the snapshot alone."""
     if where.is_empty:
-        return _Filtered(snapshot.living, snapshot.rows)
+        return Filtered(snapshot.living, snapshot.rows)
+    if where.sources is not None or where.keys:
+        return _applied(snapshot, catalog, where)
+    for applied, filtered in snapshot.last_filter:
+        if applied == where:
+            return filtered
+    filtered = _applied(snapshot, catalog, where)
+    snapshot.last_filter[:] = [(where, filtered)]
+    return filtered
+
+
+def _applied(snapshot: Snapshot, catalog: Catalog, where: Where) -> Filtered:
     sources = _source_numbers(catalog, where)
     without_metadata = 0
     having = np.array(sorted(sources_having(catalog, where.keys)), np.int64)
@@ -293,7 +310,7 @@ def _filtered(snapshot: Snapshot, catalog: Catalog, where: Where) -> _Filtered:
     if where.keys:
         for segment in snapshot.segments:
             without_metadata += _count(~np.isin(segment.source, having), segment)
-    return _Filtered(
+    return Filtered(
         tuple(passing),
         sum(int(np.count_nonzero(mask)) for mask in passing),
         snapshot.rows_without_place if where.asks_for_place else 0,

@@ -185,6 +185,40 @@ def test_a_filter_against_the_query_still_finds_its_rows(
         assert len(nothing) == 0
 
 
+@pytest.mark.parametrize("rows", [640, 1000, 1023])
+@pytest.mark.parametrize(
+    "passing", ["first rows", "last rows", "a band", "every 40th row", "one row", "half"]
+)
+def test_picked_blocks_hold_what_a_scan_of_all_finds(rows: int, passing: str) -> None:
+    from lrsclip_rt.archive.codes.codebooks import train_codebook
+    from lrsclip_rt.archive.codes.scanning import CodePiece
+
+    vectors = embeddings(rows, 3)
+    book = train_codebook(vectors)
+    piece = CodePiece(rows, book.index_from_codes(book.codes_from_rows(vectors)))
+    chosen = {
+        "first rows": np.arange(40),
+        "last rows": np.arange(rows - 7, rows),
+        "a band": np.arange(100, 300),
+        "every 40th row": np.arange(5, rows, 40),
+        "one row": np.array([rows - 1]),
+        "half": np.arange(rows // 2),
+    }[passing]
+    mask = np.zeros(rows, bool)
+    mask[chosen] = True
+    for query in texts(5, seed=11):
+        scanned = book.scanned_queries(query[None])
+        every, scores = piece.best(scanned, rows, None)
+        expected = {int(row): score for row, score in zip(every, scores, strict=True) if mask[row]}
+        for count in (1, 10, rows):
+            found, held = piece.best(scanned, count, mask)
+            assert len(found) == len(set(found.tolist())) == min(count, len(chosen))
+            assert {
+                int(row): score for row, score in zip(found, held, strict=True)
+            }.items() <= expected.items()
+            assert held.min() >= sorted(expected.values(), reverse=True)[len(found) - 1]
+
+
 def test_deleted_rows_are_not_found(own: Path) -> None:
     queries = texts(30, seed=8)
     with Archive.open(own) as archive:

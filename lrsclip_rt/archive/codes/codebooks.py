@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lrsclip_rt.errors import DependencyError, InputError
 
-__all__ = ["TRAINING_ROWS", "Codebook", "groups_of", "import_faiss", "train_codebook"]
+__all__ = ["TRAINING_ROWS", "Codebook", "groups_of", "import_faiss", "index_of_blocks", "train_codebook"]
 
 TRAINING_ROWS = 65_536
 """Rows that a codebook is trained on, at most."""
@@ -114,6 +114,28 @@ class Codebook:
             faiss.copy_array_to_vector(np.ascontiguousarray(centroids).reshape(-1), quantizer.centroids)
             made.append(quantizer)
         return made[0], made[1]
+
+
+def index_of_blocks(index: Any, blocks: NDArray[np.int64], rows: int) -> Any:
+    """An index over some blocks of another, of ``bbs`` rows each, as they are laid out there; it copies them.
+
+    Args:
+        index: Of ``Codebook.index_from_codes``.
+        blocks: Increasing numbers of blocks.
+        rows: Rows in them; only the last block may hold fewer than ``bbs``.
+    """
+    faiss = import_faiss()
+    part = faiss.IndexPQFastScan()
+    for name in ("d", "metric_type", "is_trained", "implem", "bbs", "M", "nbits", "ksub", "code_size", "M2"):
+        setattr(part, name, getattr(index, name))
+    part.pq = index.pq
+    block_bytes = index.bbs * index.M2 // 2
+    part.codes.resize(len(blocks) * block_bytes)
+    held = faiss.rev_swig_ptr(index.codes.get(), index.codes.size()).reshape(-1, block_bytes)
+    wanted = faiss.rev_swig_ptr(part.codes.get(), part.codes.size()).reshape(-1, block_bytes)
+    np.take(held, blocks, axis=0, out=wanted, mode="clip")  # in range; "raise" would copy once more
+    part.ntotal, part.ntotal2 = rows, len(blocks) * index.bbs
+    return part
 
 
 def train_codebook(sample: NDArray[np.float32]) -> Codebook:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrsclip_rt.archive.codes.codebooks import Codebook
+from lrsclip_rt.archive.codes.codebooks import Codebook, index_of_blocks
 from lrsclip_rt.archive.segments import Segment
 
 __all__ = ["CodePiece", "Rough", "best_coded_rows"]
 
+_MOST_SHARE = 0.5
+"""Blocks of codes are picked out where they are no more than this part: copying costs about a scan."""
 _SHARE, _SPARE = 1.5, 32
 """A piece is asked for so many times its share of the candidates, and some more."""
 _MOST_AT_ONCE = 1 << 21
@@ -38,26 +41,53 @@ class CodePiece:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The ``count`` passing rows of best approximate score of one query, in the segment's numbers.
 
-        The scan knows no filter, so more are asked for until enough of them pass.
+        The scan knows no filter, so more are asked for until enough of them pass. Where a filter leaves out
+        many blocks of codes, as one by place or time does, the others alone are scanned.
 
         Args:
             scanned: ``(1, 2 W)`` of ``Codebook.scanned_queries``.
             count: At least 1.
             passing: ``(rows,)`` bool; None for all.
         """
-        expected = min(count, self.rows if passing is None else int(np.count_nonzero(passing)))
+        taking_part = self.rows if passing is None else int(np.count_nonzero(passing))
+        expected = min(count, taking_part)
         if expected == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        asked = expected
-        if passing is not None:
-            share = np.count_nonzero(passing) / self.rows
-            asked = min(self.rows, int(1.2 * expected / share) + 64)
-        while True:
-            scores, rows = self.index.search(scanned, asked)
-            keep = rows[0] >= 0 if passing is None else passing[rows[0]] & (rows[0] >= 0)
-            if np.count_nonzero(keep) >= expected or asked == self.rows:
-                return rows[0][keep][:expected], scores[0][keep][:expected]
-            asked = min(self.rows, 8 * asked)
+        if passing is None:
+            scores, rows = self.index.search(scanned, expected)
+            return rows[0], scores[0]
+        blocks = _blocks_with(passing, self.index.bbs)
+        if len(blocks) * self.index.bbs > _MOST_SHARE * self.rows:
+            return _best_passing(self.index, scanned, expected, passing)
+        numbers = (blocks[:, None] * self.index.bbs + np.arange(self.index.bbs)).reshape(-1)
+        numbers = numbers[: np.searchsorted(numbers, self.rows)]
+        part = index_of_blocks(self.index, blocks, len(numbers))
+        rows, scores = _best_passing(part, scanned, expected, passing[numbers])
+        return numbers[rows], scores
+
+
+def _best_passing(
+    index: Any, scanned: NDArray[np.float32], expected: int, passing: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The ``expected`` best rows of an index that pass; at least so many do."""
+    share = np.count_nonzero(passing) / len(passing)
+    asked = min(len(passing), expected if share == 1 else int(1.2 * expected / share) + 64)
+    while True:
+        scores, rows = index.search(scanned, asked)
+        keep = passing[rows[0]] & (rows[0] >= 0)
+        if np.count_nonzero(keep) >= expected or asked == len(passing):
+            return rows[0][keep][:expected], scores[0][keep][:expected]
+        asked = min(len(passing), 8 * asked)
+
+
+def _blocks_with(passing: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
+    """Increasing numbers of the blocks of ``size`` rows of which one or more pass."""
+    whole = len(passing) // size
+    words = passing[: whole * size].view(np.uint64).reshape(whole, -1)
+    some = np.zeros(-(-len(passing) // size), bool)
+    some[:whole] = reduce(np.bitwise_or, words.T)  # column by column: far faster than along short rows
+    some[whole:] = passing[whole * size :].any()
+    return np.flatnonzero(some)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

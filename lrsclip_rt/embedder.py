@@ -338,7 +338,8 @@ class Embedder:
             raise InputError(f"pixels have the shape {pixels.shape}, expected (N, 3, {size}, {size})")
         if len(pixels):
             # A device says itself how much it takes at once.
-            run_size = getattr(self._session(tower), "rows_per_run", run_size)
+            session = self._session(tower, batches=len(pixels) > 1)
+            run_size = getattr(session, "rows_per_run", run_size)
         result = np.empty((len(pixels), *row_shape), np.float32)
         for start in range(0, len(pixels), run_size):
             part = pixels[start : start + run_size]
@@ -385,7 +386,7 @@ class Embedder:
                     _log.warning("images are resized on the CPU, to the same bytes: %s", error)
             return self._images
 
-    def _session(self, tower: str) -> Session:
+    def _session(self, tower: str, *, batches: bool = False) -> Session:
         with self._lock:
             if tower not in self._sessions:
                 path = self.bundle.graph_path(tower, self.precision)
@@ -396,6 +397,7 @@ class Embedder:
                     device=self.device,
                     threads=self.threads,
                     content=self.bundle.content(self.precision),
+                    batches=batches,
                 )
                 _check_inputs(path, session, tower, self.spec)
                 self._sessions[tower] = session

@@ -48,6 +48,7 @@ class GraphRequest:
         threads: CPU threads of one run; None leaves it to the backend.
         content: Changes with the graph or its weights; a backend may keep what it compiled under it. None
             keeps nothing.
+        batches: It is run on many rows at first, not on one.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class GraphRequest:
     device: str
     threads: int | None
     content: str | None = None
+    batches: bool = False
 
 
 class Session(Protocol):
@@ -169,6 +171,7 @@ def open_graph(
     device: str | None = None,
     threads: int | None = None,
     content: str | None = None,
+    batches: bool = False,
 ) -> Session:
     """Load a graph with a backend that was chosen before.
 
@@ -179,13 +182,14 @@ def open_graph(
         device: Default the backend's first.
         threads: CPU threads of one run.
         content: Changes with the graph or its weights; see ``GraphRequest``.
+        batches: It is run on many rows at first; see there.
 
     Raises:
         BackendError: If the file cannot be loaded.
         DependencyError: If the library is not installed.
     """
     chosen = BACKENDS[backend]
-    return chosen.open(GraphRequest(path, precision, device or chosen.devices[0], threads, content))
+    return chosen.open(GraphRequest(path, precision, device or chosen.devices[0], threads, content, batches))
 
 
 def _onnxruntime_obstacle() -> LrsclipError | None:
@@ -197,7 +201,7 @@ def _onnxruntime_obstacle() -> LrsclipError | None:
 def _open_onnxruntime(request: GraphRequest) -> Session:
     from lrsclip_rt.backends.onnxruntime_backend import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(request.path, threads=request.threads)
+    return OnnxRuntimeSession(request.path, threads=request.threads, batches=request.batches)
 
 
 def _openvino_obstacle() -> LrsclipError | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -28,29 +30,43 @@ _DTYPES = {
 _PROVIDER = "CPUExecutionProvider"
 
 
+_MOST_IDLE = 0.125
+"""Share of the threads' time that may be lost where rows do not divide evenly among them."""
+_WORTH_LOADING = 16
+"""Rows of a run that are worth loading a graph once more for, to run them side by side."""
+
+
 class OnnxRuntimeSession:
     """A graph loaded by ONNX Runtime on the CPU.
+
+    Rows that divide among the threads are run side by side, each part on a thread alone: threads that work on
+    one part wait for one another after every layer, and the longer the more other work there is. Fewer rows
+    are run by all threads together. The graph is loaded for either way when it is first gone.
 
     External weights are read from beside the file.
 
     Args:
         path: The ONNX file.
         threads: Threads of one run; default the CPUs that this process may use.
+        batches: It is run on many rows at first.
 
     Raises:
         DependencyError: If onnxruntime is not installed.
         BackendError: If the graph cannot be loaded or has another number of outputs than one.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, batches: bool = False) -> None:
         self._path = path
-        self._session = _session(str(path), threads=threads or available_cpus())
-        outputs = self._session.get_outputs()
+        self._threads = threads or available_cpus()
+        self._sessions: dict[int, Any] = {}
+        self._lock = Lock()
+        session = self._with_threads(1 if batches else self._threads)
+        outputs = session.get_outputs()
         if len(outputs) != 1:
             raise BackendError(f"{path} has {len(outputs)} outputs, expected one. Export the bundle again")
         self._output_name = outputs[0].name
         self._output = tensor_info(outputs[0])
-        self._inputs = MappingProxyType({node.name: tensor_info(node) for node in self._session.get_inputs()})
+        self._inputs = MappingProxyType({node.name: tensor_info(node) for node in session.get_inputs()})
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:
@@ -74,8 +90,34 @@ class OnnxRuntimeSession:
         Raises:
             BackendError: If the run fails; the message is ONNX Runtime's.
         """
+        rows = min((len(value) for value in feeds.values() if value.ndim), default=0)
+        each = -(-rows // self._threads)
+        uneven = not rows or each * self._threads - rows > _MOST_IDLE * rows
+        if self._threads == 1 or uneven or (1 not in self._sessions and rows < _WORTH_LOADING):
+            return self._run(self._with_threads(self._threads), feeds)
+        alone = self._with_threads(1)
+        parts = [
+            {name: value[start : start + each] for name, value in feeds.items()}
+            for start in range(0, rows, each)
+        ]
+        others = [self._helpers.submit(self._run, alone, part) for part in parts[1:]]
+        first = self._run(alone, parts[0])
+        return np.concatenate([first, *(other.result() for other in others)])
+
+    @cached_property
+    def _helpers(self) -> ThreadPoolExecutor:
+        """The threads of a run beside its caller's."""
+        return ThreadPoolExecutor(self._threads - 1, "lrsclip-onnxruntime")
+
+    def _with_threads(self, threads: int) -> Any:
+        with self._lock:
+            if threads not in self._sessions:
+                self._sessions[threads] = _session(str(self._path), threads=threads)
+            return self._sessions[threads]
+
+    def _run(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         try:
-            (result,) = self._session.run([self._output_name], dict(feeds))
+            (result,) = session.run([self._output_name], dict(feeds))
         except Exception as error:  # onnxruntime raises many unrelated classes of its own
             raise BackendError(f"{self._path.name} failed in onnxruntime: {one_line(error)}") from error
         return np.ascontiguousarray(result, dtype=np.float32)

@@ -136,8 +136,9 @@ def main() -> None:
             _log.error("%s: %s", name, error)
             rows.append({"part": name, "what": "not run", "contender": name, "reason": str(error)})
     print("\n" + markdown(HEADER, [cells(row) for row in rows], right_from=3))
-    settings = {key: getattr(arguments, key) for key in ("models", "rows", "side", "budget", "only")}
+    settings = {key: getattr(arguments, key) for key in ("rows", "side", "budget", "only")}
     settings |= {"data": arguments.data and arguments.data.resolve().name, "peers": versions}
+    settings["model"] = arguments.models
     record = make_record("peers", threads=arguments.threads, settings=settings, results=rows)
     if arguments.record:
         append_record(record, RESULTS)

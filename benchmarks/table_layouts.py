@@ -139,6 +139,18 @@ def _localization_cost_rows(record: Record) -> Rows:
     return rows
 
 
+def _peer_rows(record: Record) -> Rows:
+    """One row a peer and task; filtered searches and our further precisions have tables of their own."""
+    rows: Rows = []
+    for row in record["results"]:
+        if row["what"] == "not run":
+            rows.append((row["part"], row["contender"], "-", "-", f"not run: {row['reason']}"))
+        elif " %" not in row["what"] and not row["contender"].startswith("lrsclip-openvino"):
+            times = (f"{row['p50_ms']:.2f}", f"{row['ratio']:.2f}x")
+            rows.append((row["what"], row["contender"], *times, row["note"] or "-"))
+    return rows
+
+
 def _mebibytes(number: int | None) -> str:
     return "-" if number is None else f"{number / 2**20:.0f}"
 
@@ -163,6 +175,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "search": Layout(
         ("who", "filter", "recall@10", "p50 [ms]", "p95 [ms]", "p99 [ms]", "peak [MiB]"), _search_rows, 3
     ),
+    "peers": Layout(("what", "who", "p50 [ms]", "against ours", "note"), _peer_rows, 3),
     "localization_quality": Layout(
         (
             "scenes", "setting", "windows", "AUC", "gain of AUC on selo", "Rsu", "Ras (less is better)",

@@ -58,6 +58,42 @@ def test_ratios_are_to_ours_of_the_same_thing_and_what_failed_is_listed(peers):
     assert all(len(peers.cells({"part": "some", **row})) == len(peers.HEADER) for row in rows)
 
 
+def test_the_short_table_leaves_out_what_has_a_table_of_its_own(benchmark):
+    rows = [
+        {
+            "what": "text to hits, all rows, mini",
+            "contender": "lrsclip",
+            "p50_ms": 8.0,
+            "ratio": 1.0,
+            "note": "",
+        },
+        {"what": "text to hits, 10 %, mini", "contender": "lrsclip", "p50_ms": 9.0, "ratio": 1.0, "note": ""},
+        {
+            "what": "files, mini",
+            "contender": "lrsclip-openvino-int8",
+            "p50_ms": 9.0,
+            "ratio": 1.0,
+            "note": "",
+        },
+        {
+            "what": "files, mini",
+            "contender": "openvino",
+            "p50_ms": 9.0,
+            "ratio": 1.5,
+            "note": "below its gate",
+        },
+        {"part": "search", "what": "not run", "contender": "usearch", "reason": "not installed"},
+    ]
+    layout = benchmark("table_layouts").LAYOUTS["peers"]
+    shown = layout.rows({"results": rows})
+    assert shown == [
+        ("text to hits, all rows, mini", "lrsclip", "8.00", "1.00x", "-"),
+        ("files, mini", "openvino", "9.00", "1.50x", "below its gate"),
+        ("search", "usearch", "-", "-", "not run: not installed"),
+    ]
+    assert {len(cells) for cells in shown} == {len(layout.header)}
+
+
 def test_an_environment_with_the_same_packages_is_used_again(peers, tmp_path, monkeypatch):
     part = peers.Part("some", ("nothing",), "search.py", "lrsclip")
     place = tmp_path / "some"

@@ -64,6 +64,19 @@ def search(archive: Archive, **conditions: Any) -> set[str]:
     return names(hits)
 
 
+def test_a_filter_that_is_kept_gives_way_to_the_next(archive: Archive) -> None:
+    asked = (
+        ({"bbox": (3, 51, 5, 53)}, {"port", "old"}),
+        ({"bbox": (3, 51, 5, 53), "start": "2000-01-01"}, {"port"}),
+        ({"bbox": (3, 51, 5, 53), "metadata": {"sensor": "naip"}}, {"old"}),
+        ({"bbox": (4.25, 52.05, 5, 53)}, {"old"}),
+        ({"bbox": (3, 51, 5, 53), "sources": ["*port*"]}, {"port"}),
+    )
+    for conditions, expected in (*asked, *reversed(asked)):
+        for _ in range(2):
+            assert search(archive, **conditions) == expected
+
+
 @pytest.mark.parametrize(
     ("bbox", "expected"),
     [

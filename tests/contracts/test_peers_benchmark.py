@@ -59,36 +59,22 @@ def test_ratios_are_to_ours_of_the_same_thing_and_what_failed_is_listed(peers):
 
 
 def test_the_short_table_leaves_out_what_has_a_table_of_its_own(benchmark):
+    timed = (
+        ("text to hits, all rows, mini", "lrsclip", 1.0, ""),
+        ("text to hits, 10 %, mini", "lrsclip", 1.0, ""),
+        ("files, mini", "lrsclip-openvino-int8", 1.0, ""),
+        ("files, mini", "openvino", 1.5, "below its gate"),
+    )
     rows = [
-        {
-            "what": "text to hits, all rows, mini",
-            "contender": "lrsclip",
-            "p50_ms": 8.0,
-            "ratio": 1.0,
-            "note": "",
-        },
-        {"what": "text to hits, 10 %, mini", "contender": "lrsclip", "p50_ms": 9.0, "ratio": 1.0, "note": ""},
-        {
-            "what": "files, mini",
-            "contender": "lrsclip-openvino-int8",
-            "p50_ms": 9.0,
-            "ratio": 1.0,
-            "note": "",
-        },
-        {
-            "what": "files, mini",
-            "contender": "openvino",
-            "p50_ms": 9.0,
-            "ratio": 1.5,
-            "note": "below its gate",
-        },
-        {"part": "search", "what": "not run", "contender": "usearch", "reason": "not installed"},
+        {"what": what, "contender": who, "p50_ms": 8 * ratio, "ratio": ratio, "note": note}
+        for what, who, ratio, note in timed
     ]
+    rows += [{"part": "search", "what": "not run", "contender": "usearch", "reason": "not installed"}]
     layout = benchmark("table_layouts").LAYOUTS["peers"]
     shown = layout.rows({"results": rows})
     assert shown == [
         ("text to hits, all rows, mini", "lrsclip", "8.00", "1.00x", "-"),
-        ("files, mini", "openvino", "9.00", "1.50x", "below its gate"),
+        ("files, mini", "openvino", "12.00", "1.50x", "below its gate"),
         ("search", "usearch", "-", "-", "not run: not installed"),
     ]
     assert {len(cells) for cells in shown} == {len(layout.header)}
@@ -111,7 +97,15 @@ def test_what_a_command_says_before_it_fails_is_the_reason(peers):
 
 def test_both_searches_share_archives_and_the_newest_record_holds_everyone(peers, tmp_path):
     arguments = Namespace(
-        threads=2, record=True, data=None, work=tmp_path, archives=None, rows=5_000, side=512, seconds=1
+        threads=2,
+        record=True,
+        data=None,
+        work=tmp_path,
+        archives=None,
+        budget=60,
+        rows=5_000,
+        side=512,
+        seconds=1,
     )
     given = {part.name: peers.options(part, arguments) for part in peers.PARTS if part.program == "search.py"}
     works = {options[options.index("--work") + 1] for options in given.values()}
@@ -128,7 +122,9 @@ def test_a_program_that_fails_after_a_record_leaves_its_rows_and_the_reason(peer
     (tmp_path / "benchmarks" / "some.py").write_text(f"print({record.to_json()!r})\nraise SystemExit(3)\n")
     monkeypatch.setattr(peers, "ROOT", tmp_path)
     part = peers.Part("some", (), "some.py", "lrsclip", only="lrsclip")
-    arguments = Namespace(threads=1, record=False, data=None, work=tmp_path, archives=None, rows=10)
+    arguments = Namespace(
+        threads=1, record=False, data=None, work=tmp_path, archives=None, budget=60, rows=10
+    )
     found = peers.measured(part, Path(sys.executable), arguments)
     assert [row["what"] for row in found] == ["search, m", "not run"]
     assert found[-1]["reason"] == "some.py ended with status 3 after 1 records"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -25,7 +26,7 @@ from lrsclip_rt.text_batching import RecentRows, TextRow, refuse_blank, text_run
 if TYPE_CHECKING:
     from lrsclip_rt.cuda.batch_ring import DeviceSession
     from lrsclip_rt.cuda.device_images import DeviceImages
-    from lrsclip_rt.image_stream import EmbeddedBatch
+    from lrsclip_rt.image_stream import EmbeddedBatch, PixelBatch
     from lrsclip_rt.images import ImageSource, StreamSource
     from lrsclip_rt.raster import Scene
     from lrsclip_rt.tiles import Window
@@ -256,9 +257,19 @@ class Embedder:
                 self._refuse_not_finite("image", rows)
                 yield EmbeddedBatch(keys=decoded.keys, embeddings=rows, failures=decoded.failures)
             return
+        begun: deque[tuple[PixelBatch[K], Callable[[], NDArray[np.float32]]]] = deque()
+
+        def finished() -> EmbeddedBatch[K]:
+            batch, wait = begun.popleft()
+            return EmbeddedBatch(keys=batch.keys, embeddings=wait(), failures=batch.failures)
+
         for pixels in stream_pixels(items, self.spec.pixel_spec, batch_size=batch_size):
-            embeddings = self.embed_pixels(pixels.pixels)
-            yield EmbeddedBatch(keys=pixels.keys, embeddings=embeddings, failures=pixels.failures)
+            begun.append((pixels, self.begin_pixels(pixels.pixels)))
+            # The threads of a run that ends go on with the next one, so that must have begun.
+            while len(begun) > self._runs_ahead("image"):
+                yield finished()
+        while begun:
+            yield finished()
 
     def embed_windows(
         self,
@@ -314,7 +325,21 @@ class Embedder:
         Raises:
             InputError: If the shape is another.
         """
-        return self._run_pixels("image", pixels, (self.dim,), _IMAGES_PER_RUN)
+        return self.begin_pixels(pixels)()
+
+    def begin_pixels(self, pixels: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Start ``embed_pixels``, where the backend can, and go on.
+
+        Args:
+            pixels: As there; unchanged until the rows are there.
+
+        Returns:
+            What waits for the rows and gives them.
+
+        Raises:
+            InputError: If the shape is another.
+        """
+        return self._begin_pixels("image", pixels, (self.dim,), _IMAGES_PER_RUN)
 
     def dense_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every patch of preprocessed images.
@@ -328,27 +353,45 @@ class Embedder:
         Raises:
             InputError: If the shape is another.
         """
-        return self._run_pixels("dense", pixels, (self.spec.patch_count, self.dim), _DENSE_IMAGES_PER_RUN)
+        shape = (self.spec.patch_count, self.dim)
+        return self._begin_pixels("dense", pixels, shape, _DENSE_IMAGES_PER_RUN)()
 
-    def _run_pixels(
+    def _begin_pixels(
         self, tower: str, pixels: NDArray[np.float32], row_shape: tuple[int, ...], run_size: int
-    ) -> NDArray[np.float32]:
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Start a run where the backend can; what it returns waits for the rows."""
         size = self.spec.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise InputError(f"pixels have the shape {pixels.shape}, expected (N, 3, {size}, {size})")
+        begun: list[Callable[[], NDArray[np.float32]]] = []
         if len(pixels):
-            # A device says itself how much it takes at once.
             session = self._session(tower, batches=len(pixels) > 1)
+            # A device says itself how much it takes at once.
             run_size = getattr(session, "rows_per_run", run_size)
-        result = np.empty((len(pixels), *row_shape), np.float32)
-        for start in range(0, len(pixels), run_size):
-            part = pixels[start : start + run_size]
-            feeds = {"pixels": np.ascontiguousarray(part, dtype=self._session(tower).inputs["pixels"].dtype)}
-            result[start : start + run_size] = self._run(tower, feeds, (len(part), *row_shape))
-        return result
+            for start in range(0, len(pixels), run_size):
+                part = np.ascontiguousarray(pixels[start : start + run_size], session.inputs["pixels"].dtype)
+                begun.append(self._begin(tower, {"pixels": part}, (len(part), *row_shape)))
+        return lambda: np.concatenate([np.empty((0, *row_shape), np.float32), *(wait() for wait in begun)])
+
+    def _runs_ahead(self, tower: str) -> int:
+        """Runs that have begun before the first of them is waited for."""
+        return int(hasattr(self._sessions.get(tower), "begin"))
+
+    def _begin(
+        self, tower: str, feeds: dict[str, NDArray[Any]], shape: tuple[int, ...]
+    ) -> Callable[[], NDArray[np.float32]]:
+        session = self._session(tower)
+        begin = getattr(session, "begin", None)
+        if begin is None:
+            rows = self._checked(tower, session.run(feeds), shape)
+            return lambda: rows
+        wait = begin(feeds)
+        return lambda: self._checked(tower, wait(), shape)
 
     def _run(self, tower: str, feeds: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        rows = self._session(tower).run(feeds)
+        return self._begin(tower, feeds, shape)()
+
+    def _checked(self, tower: str, rows: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         if rows.shape != shape:
             raise BundleError(f"{self._graph_name(tower)} gave the shape {rows.shape}, expected {shape}")
         self._refuse_not_finite(tower, rows)

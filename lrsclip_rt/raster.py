@@ -318,6 +318,11 @@ class Scene:
         self._check_window(window)
         return self.read_masked(window, fill=False)[1] if self._may_miss_pixels(window) else None
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether it is known, without reading every pixel, that none is missing."""
+        return not self._may_miss_pixels(self.extent)
+
     def valid_map(self, height: int, width: int) -> NDArray[np.bool_] | None:
         """Which cells of a ``height x width`` grid over the scene show something; None where all do."""
         if not self._may_miss_pixels(self.extent):

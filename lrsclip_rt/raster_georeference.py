@@ -194,7 +194,8 @@ def _unwrapped(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np
 
     A ring around a pole does not close in longitude; it is led along the pole.
     """
-    lon = np.unwrap(lon, period=360.0)
+    if np.ptp(lon) > 180.0:
+        lon = np.unwrap(lon, period=360.0)
     ring = np.column_stack([lon, lat])
     turn = lon[-1] - lon[0]
     if abs(turn) > 180.0:
@@ -244,4 +245,4 @@ def _closed_ring(ring: NDArray[np.float64]) -> Ring:
     lon, lat = ring[:, 0], ring[:, 1]
     doubled_area = float(np.sum(lon[:-1] * lat[1:] - lon[1:] * lat[:-1]))
     ordered = ring if doubled_area >= 0 else ring[::-1]
-    return tuple((float(x), float(y)) for x, y in ordered)
+    return tuple((x, y) for x, y in ordered.tolist())

@@ -188,7 +188,7 @@ def _simplified_ring(ring: Ring, tolerance_deg: float) -> Ring:
 def _kept(line: Ring, tolerance_deg: float) -> list[tuple[float, float]]:
     if len(line) < 3:
         return list(line)
-    distances = [_distance(point, line[0], line[-1]) for point in line[1:-1]]
+    distances = _distances(line)
     worst = max(range(len(distances)), key=distances.__getitem__)
     if distances[worst] <= tolerance_deg:
         return [line[0], line[-1]]
@@ -196,9 +196,11 @@ def _kept(line: Ring, tolerance_deg: float) -> list[tuple[float, float]]:
     return _kept(line[: split + 1], tolerance_deg)[:-1] + _kept(line[split:], tolerance_deg)
 
 
-def _distance(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
-    along = (end[0] - start[0], end[1] - start[1])
-    length = math.hypot(*along)
+def _distances(line: Ring) -> list[float]:
+    """Of the inner points from the straight line between the ends."""
+    (x0, y0), (x1, y1) = line[0], line[-1]
+    dx, dy = x1 - x0, y1 - y0
+    length = math.hypot(dx, dy)
     if length == 0.0:
-        return math.dist(point, start)
-    return abs(along[0] * (point[1] - start[1]) - along[1] * (point[0] - start[0])) / length
+        return [math.dist(point, line[0]) for point in line[1:-1]]
+    return [abs(dx * (y - y0) - dy * (x - x0)) / length for x, y in line[1:-1]]

@@ -15,6 +15,7 @@ from lrsclip_rt.archive.inputs import InputFile, Shard
 from lrsclip_rt.archive.records import ContentRecord, Location, NewTile
 from lrsclip_rt.archive.times import time_us_from_text
 from lrsclip_rt.errors import InputError
+from lrsclip_rt.localization.strips import windows_from_strips
 from lrsclip_rt.tiles import Window, tile_grid
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ DEFAULT_TILE_PX = 256
 
 LARGEST_READ_PX = 2_048
 """Windows longer than this are read at reduced resolution: the model sees far fewer pixels anyway."""
+
+_LARGEST_CUT_PX = 512
+"""Windows no higher than this are cut from rows that are read once; as many rows stay in memory."""
 
 _PLACED_AT_ONCE = 256
 """Windows whose footprints are reprojected together: most of the cost is that of a call."""
@@ -201,10 +205,11 @@ def tiles_of_scene(
     for grid in plan.grids:
         content = plan.content.content_sha256
         fresh = [window for window in grid.windows if tile_id(content, grid.level, window) not in known]
+        seen = _pixels_and_valid(scene, fresh)
         for start in range(0, len(fresh), _PLACED_AT_ONCE):
             windows = fresh[start : start + _PLACED_AT_ONCE]
             for window, place in zip(windows, scene.places(windows), strict=True):
-                pixels, valid = _pixels_and_valid(scene, window)
+                pixels, valid = next(seen)
                 if valid < options.least_valid and grid.level != WHOLE_IMAGE:
                     plan.skipped[grid.level] += 1
                     continue
@@ -246,12 +251,21 @@ def _place(place: tuple[Bbox, Rings] | None, window: Window) -> tuple[Bbox | Non
     return bbox, simplified(rings, _PIXEL_SHARE * pixel_deg)
 
 
-def _pixels_and_valid(scene: Scene, window: Window) -> tuple[NDArray[np.uint8], float]:
-    """The ``(h, w, 3)`` uint8 pixels of a window and the share of it that shows something."""
-    if max(window.width, window.height) > LARGEST_READ_PX:
-        return read_window(scene, window), scene.valid_fraction(window)
-    pixels, valid = scene.read_masked(window)
-    return pixels, 1.0 if valid is None else float(valid.mean())
+def _pixels_and_valid(scene: Scene, windows: Sequence[Window]) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """The ``(h, w, 3)`` uint8 pixels of each window and the share of it that shows something."""
+    # Overlapping windows are cut from the same rows; where pixels may be missing, each is read with its mask.
+    corners = [(window.row_off, window.col_off) for window in windows]
+    small = all(window.height <= _LARGEST_CUT_PX for window in windows)
+    if small and corners == sorted(corners) and scene.shows_all:
+        for _, pixels in windows_from_strips(scene, windows, fill=True):
+            yield pixels, 1.0
+        return
+    for window in windows:
+        if max(window.width, window.height) > LARGEST_READ_PX:
+            yield read_window(scene, window), scene.valid_fraction(window)
+        else:
+            pixels, valid = scene.read_masked(window)
+            yield pixels, 1.0 if valid is None else float(valid.mean())
 
 
 def read_window(scene: Scene, window: Window) -> NDArray[np.uint8]:

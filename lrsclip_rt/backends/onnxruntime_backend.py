@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -90,24 +90,35 @@ class OnnxRuntimeSession:
         Raises:
             BackendError: If the run fails; the message is ONNX Runtime's.
         """
+        return self.begin(feeds)()
+
+    def begin(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], NDArray[np.float32]]:
+        """Start a run of many rows; fewer, which take all threads, are run at once.
+
+        No thread waits at the end of a run where the next one has begun already.
+
+        Args:
+            feeds: As ``run`` takes them; unchanged until the result is there.
+
+        Returns:
+            What waits for the output, and raises what ``run`` does.
+        """
         rows = min((len(value) for value in feeds.values() if value.ndim), default=0)
         each = -(-rows // self._threads)
         uneven = not rows or each * self._threads - rows > _MOST_IDLE * rows
         if self._threads == 1 or uneven or (1 not in self._sessions and rows < _WORTH_LOADING):
-            return self._run(self._with_threads(self._threads), feeds)
+            whole = self._run(self._with_threads(self._threads), feeds)
+            return lambda: whole
         alone = self._with_threads(1)
         parts = [
-            {name: value[start : start + each] for name, value in feeds.items()}
+            self._workers.submit(self._run, alone, {n: v[start : start + each] for n, v in feeds.items()})
             for start in range(0, rows, each)
         ]
-        others = [self._helpers.submit(self._run, alone, part) for part in parts[1:]]
-        first = self._run(alone, parts[0])
-        return np.concatenate([first, *(other.result() for other in others)])
+        return lambda: np.concatenate([part.result() for part in parts])
 
     @cached_property
-    def _helpers(self) -> ThreadPoolExecutor:
-        """The threads of a run beside its caller's."""
-        return ThreadPoolExecutor(self._threads - 1, "lrsclip-onnxruntime")
+    def _workers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, "lrsclip-onnxruntime")
 
     def _with_threads(self, threads: int) -> Any:
         with self._lock:

@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -273,13 +273,13 @@ def test_an_interrupted_run_is_finished_without_doubling(
         assert len(archive) == calls[-1] > 0
         assert all(archive.locations(tile.source) for tile in tiles_of(archive))
     embedded: list[int] = []
-    embed_pixels = model.embed_pixels
+    begin_pixels = model.begin_pixels
 
-    def counted(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def counted(pixels: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         embedded.append(len(pixels))
-        return embed_pixels(pixels)
+        return begin_pixels(pixels)
 
-    monkeypatch.setattr(model, "embed_pixels", counted)
+    monkeypatch.setattr(model, "begin_pixels", counted)
     rest = index_sources(folder, [inputs], model, options)
     assert sum(embedded) == rest.rows, "what is there is not embedded again"
     whole = folder.with_name("whole")

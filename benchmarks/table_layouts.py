@@ -14,6 +14,8 @@ Rows = list[Sequence[str]]
 _SETTINGS = ("batch", "files", "images", "captions", "data", "rounds", "weights")
 _GATES = {"passed": "within", "failed": "BELOW"}
 _LIBRARIES = ("onnxruntime", "openvino", "torch")
+_HELPERS = {"setuptools", "onnxscript", "numpy"}
+"""Not measured themselves; each environment has its own NumPy."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,25 @@ class Layout:
 
 def conditions(record: Record) -> str:
     """Where, when and from what source a record came."""
-    device, settings, versions = record["device"], record["settings"], record["versions"]
+    device, settings = record["device"], record["settings"]
     commit = "unknown commit" if record["commit"] is None else f"commit {record['commit'][:10]}"
     parts = (
         f"{device['name'] or device['architecture']}, {record['threads']} threads",
         " ".join(device["instructions"]) or "no vector instructions found",
         *(f"{key} {settings[key]}" for key in _SETTINGS if settings.get(key)),
-        ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions),
+        ", ".join(f"{name} {version}" for name, version in _libraries(record).items()),
         f"{record['at'][:10]}, {commit}{' with changes' if record['dirty'] else ''}",
     )
     return "; ".join(part for part in parts if part) + "."
+
+
+def _libraries(record: Record) -> dict[str, str]:
+    """Versions of what computed; of peers those in their own environments."""
+    environments = record["settings"].get("peers", {})
+    of_peers = {name: version for found in environments.values() for name, version in found.items()}
+    if of_peers:
+        return {name: version for name, version in of_peers.items() if name not in _HELPERS}
+    return {name: record["versions"][name] for name in _LIBRARIES if name in record["versions"]}
 
 
 def _candidate_rows(record: Record) -> Rows:
@@ -140,15 +151,17 @@ def _localization_cost_rows(record: Record) -> Rows:
 
 
 def _peer_rows(record: Record) -> Rows:
-    """One row a peer and task; filtered searches and our further precisions have tables of their own."""
-    rows: Rows = []
+    """One row a task and peer; filtered searches and our further precisions have tables of their own."""
+    tasks: dict[str, Rows] = {}
     for row in record["results"]:
         if row["what"] == "not run":
-            rows.append((row["part"], row["contender"], "-", "-", f"not run: {row['reason']}"))
+            cells = (row["contender"], f"not run: {row['reason']}", "-", "-")
+            tasks.setdefault(row["part"], []).append((row["part"], *cells))
         elif " %" not in row["what"] and not row["contender"].startswith("lrsclip-openvino"):
-            times = (f"{row['p50_ms']:.2f}", f"{row['ratio']:.2f}x")
-            rows.append((row["what"], row["contender"], *times, row["note"] or "-"))
-    return rows
+            what = row["what"].replace(f", {record['settings']['model']}", "")
+            cells = (row["contender"], row["note"] or "-", f"{row['p50_ms']:.2f}", f"{row['ratio']:.2f}x")
+            tasks.setdefault(what, []).append((what, *cells))
+    return [row for rows in tasks.values() for row in rows]
 
 
 def _mebibytes(number: int | None) -> str:
@@ -175,7 +188,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "search": Layout(
         ("who", "filter", "recall@10", "p50 [ms]", "p95 [ms]", "p99 [ms]", "peak [MiB]"), _search_rows, 3
     ),
-    "peers": Layout(("what", "who", "p50 [ms]", "against ours", "note"), _peer_rows, 3),
+    "peers": Layout(("what", "who", "note", "p50 [ms]", "against ours"), _peer_rows, 4),
     "localization_quality": Layout(
         (
             "scenes", "setting", "windows", "AUC", "gain of AUC on selo", "Rsu", "Ras (less is better)",

@@ -192,7 +192,7 @@ def _change_state(state: dict[Any, Any], rng: Random) -> None:
             rng.choice((torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.uint8))
         )
     elif kind == 6:
-        state[name] = torch.zeros(1).expand(tensor.shape)
+        state[name] = torch.zeros((1,) * tensor.ndim).expand(tensor.shape)
     elif kind == 7:
         state[name] = rng.choice((None, 1, "text", [tensor], {"a": tensor}))
     elif kind == 8:

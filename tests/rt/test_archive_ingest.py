@@ -227,6 +227,23 @@ def test_times_come_from_file_names(inputs: Path, folder: Path, model: Embedder)
     }
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_rows_of_a_scene_are_those_of_its_windows(
+    inputs: Path, folder: Path, model: Embedder, missing: bool
+) -> None:
+    """Cut from rows that are read once, or read one by one where pixels may be missing."""
+    array = np.random.default_rng(3).integers(1, 256, (700, 900, 3)).astype(np.uint8)
+    array[:400, :450] //= 3
+    path = write_scene(inputs / "scene.tif", array, **({"nodata": 0} if missing else {}))
+    index_sources(folder, [path], model, IndexOptions(tiles=(256, 400)))
+    with Archive.open(folder) as archive, open_scene(path) as scene:
+        assert scene.shows_all is not missing
+        tiles = tiles_of(archive)
+        expected = model.embed_images([scene.read(tile.tile.window) for tile in tiles])
+        assert len(tiles) > 12
+        np.testing.assert_allclose(archive.vectors(tiles), expected, atol=1e-3)
+
+
 def make_mixture(inputs: Path) -> None:
     """A folder of photos and scenes, sixty rows in all."""
     for seed in range(12):

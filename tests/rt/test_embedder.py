@@ -18,6 +18,7 @@ from PIL import Image
 
 import lrsclip_rt as lrs
 from lrsclip_rt.backends import BACKENDS, choose_backend, open_graph, why_not
+from lrsclip_rt.cpu import available_cpus
 from lrsclip_rt.embedder import Embedder, load
 from lrsclip_rt.errors import BackendError, BundleError, DependencyError, ImageError, InputError
 from lrsclip_rt.image_stream import stream_pixels
@@ -343,6 +344,27 @@ def test_reading_ahead_is_bounded_and_lazy(pictures: list[NDArray[np.uint8]], mo
     assert len(taken) <= 4 + 8 + 2 * 2
     stream.close()  # type: ignore[attr-defined]
     assert decoder_threads() == []
+
+
+def test_one_more_batch_has_begun_when_one_is_handed_out(
+    pictures: list[NDArray[np.uint8]], model: Embedder
+) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        while True:
+            taken.append(len(taken))
+            yield taken[-1], pictures[taken[-1] % len(pictures)]
+
+    alone = model.embed_images(pictures)
+    stream = model.stream_images(endless(), batch_size=4)
+    ahead = 4 + 2 * min(8, available_cpus())
+    for number in range(5):
+        batch = next(stream)
+        assert batch.keys == [4 * number + i for i in range(4)]
+        np.testing.assert_array_equal(batch.embeddings, alone[[key % len(pictures) for key in batch.keys]])
+        assert len(taken) <= 4 * (number + 2) + ahead
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_no_thread_outlives_a_stream(pictures: list[NDArray[np.uint8]], model: Embedder) -> None:

@@ -17,6 +17,7 @@ from lrsclip_rt.archive.guarding import guarded, refuse_unless
 from lrsclip_rt.archive.moves import has_table, is_live, moved_rows, row_in_snapshot
 from lrsclip_rt.archive.records import ContentRecord, NewTile, Producer, SegmentRecord, TileRecord
 from lrsclip_rt.archive.source_paths import SourcePaths
+from lrsclip_rt.archive.times import is_time_us
 from lrsclip_rt.errors import InputError
 from lrsclip_rt.tiles import Window
 
@@ -227,6 +228,7 @@ def _tile_from_record(record: tuple[Any, ...], row: int) -> TileRecord:
     west, south, east, north, footprint, time_us, nodata_fraction = record[9:]
     numbers = (source, level, col_off, row_off, width, height, row, *(() if time_us is None else (time_us,)))
     refuse_unless(all(isinstance(number, int) for number in numbers), f"tile {identifier}")
+    refuse_unless(time_us is None or is_time_us(time_us), f"time of tile {identifier}")
     bbox = None if west is None else (float(west), float(south), float(east), float(north))
     try:
         window = Window(col_off, row_off, width, height)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrsclip_rt.archive.catalog import Catalog
+from lrsclip_rt.archive.guarding import reading, refuse_unless
 from lrsclip_rt.errors import InputError
 
 __all__ = ["Condition", "sources_having", "sources_meeting"]
@@ -110,10 +111,16 @@ def _values(catalog: Catalog, key: str) -> dict[int, str]:
 
     Raises:
         InputError: If none has, in an archive with sources.
+        ArchiveCorruptError: If a stored value is none that was written.
     """
-    values = dict(catalog.rows("SELECT source, value FROM metadata WHERE key = ?", (key,)))
+    with reading(catalog.path):
+        values = dict(catalog.rows("SELECT source, value FROM metadata WHERE key = ?", (key,)))
+        for source, value in values.items():
+            refuse_unless(isinstance(source, int) and isinstance(value, str), f"metadata {key} of {source}")
+        known = catalog.rows("SELECT DISTINCT key FROM metadata ORDER BY key") if not values else []
+        keys = [row[0] for row in known]
+        refuse_unless(all(isinstance(name, str) for name in keys), "a key of metadata")
     if not values and catalog.rows("SELECT 1 FROM sources LIMIT 1"):
-        keys = [row[0] for row in catalog.rows("SELECT DISTINCT key FROM metadata ORDER BY key")]
         raise InputError(
             f"no source of this archive has metadata {key!r}; known keys: {', '.join(keys) or 'none'}"
         )

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lrsclip_rt.archive.guarding import DAMAGE
+
 __all__ = ["ContentStamps", "stamps_path"]
 
 SETTLED_NS = 2_000_000_000
@@ -62,7 +64,7 @@ class ContentStamps:
         self._pending: list[tuple[bytes, int, int, int, str, str, str]] = []
         if path is None:
             return
-        with contextlib.suppress(OSError, sqlite3.Error):
+        with contextlib.suppress(OSError, *DAMAGE):
             path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
             self._database = database
@@ -108,7 +110,7 @@ class ContentStamps:
         if self._database is None:
             return
         self._write()
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*DAMAGE):
             self._database.close()
         self._database = None
 
@@ -117,13 +119,14 @@ class ContentStamps:
         query = "SELECT size_bytes, mtime_ns, ctime_ns, inode, device, sha256 FROM stamps WHERE path = ?"
         try:
             found = self._database.execute(query, (os.fsencode(path),)).fetchone()
-        except sqlite3.Error:
+        except DAMAGE:
             return None
-        return found[5] if found is not None and found[:5] == version else None
+        same = found is not None and found[:5] == version and isinstance(found[5], str)
+        return found[5] if same else None
 
     def _write(self) -> None:
         assert self._database is not None
-        with contextlib.suppress(sqlite3.Error), self._database:  # commits, or rolls back
+        with contextlib.suppress(*DAMAGE), self._database:  # commits, or rolls back
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
                 "INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?, ?, ?, ?)", self._pending

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lrsclip_rt.archive.catalog import Catalog
 from lrsclip_rt.archive.codes.files import Codes, CodesObstacle
 from lrsclip_rt.archive.conditions import sources_having, sources_meeting
+from lrsclip_rt.archive.guarding import reading
 from lrsclip_rt.archive.hits import Hit, Hits
 from lrsclip_rt.archive.mapped_pages import PageBudget
 from lrsclip_rt.archive.place_blocks import PlaceBlocks
@@ -334,4 +335,5 @@ def _source_numbers(catalog: Catalog, where: Where) -> NDArray[np.int64] | None:
     if where.conditions:
         meeting = sources_meeting(catalog, where.parsed_conditions)
         chosen = meeting if chosen is None else chosen & meeting
-    return None if chosen is None else np.array(sorted(chosen), np.int64)
+    with reading(catalog.path):
+        return None if chosen is None else np.array(sorted(chosen), np.int64)

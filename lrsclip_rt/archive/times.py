@@ -13,6 +13,7 @@ __all__ = [
     "NO_TIME",
     "TimeLike",
     "interval_us",
+    "is_time_us",
     "text_from_time_us",
     "time_us_from_text",
 ]
@@ -24,6 +25,7 @@ TimeLike = str | date | datetime
 """ISO 8601 text, a date or a datetime; without an offset it is UTC."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _ISO = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})"
     r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|z|[+-]\d{2}:?\d{2})?)?"
@@ -77,6 +79,11 @@ def interval_us(value: TimeLike) -> tuple[int, int]:
             f"{value!r} is no date or time ({error}); expected for example 2024-05-31 or 2024-05-31T10:20:00Z"
         ) from error
     return start, start
+
+
+def is_time_us(time_us: int) -> bool:
+    """Whether it lies in the years 1 to 9999, which dates can name."""
+    return _FIRST_US <= time_us <= _LAST_US
 
 
 def text_from_time_us(time_us: int) -> str:

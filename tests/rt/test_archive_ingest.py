@@ -20,7 +20,7 @@ from lrsclip_rt.archive.footprints import rings_meet_bbox
 from lrsclip_rt.archive.ingest import IndexReport, index_sources
 from lrsclip_rt.archive.inputs import header_from_image, list_inputs
 from lrsclip_rt.archive.models import image_bundle, text_bundle
-from lrsclip_rt.archive.plans import IndexOptions
+from lrsclip_rt.archive.plans import IndexOptions, SourcePlan, content_of_scene, grids_of, tiles_of_scene
 from lrsclip_rt.archive.read_ahead import run_ahead
 from lrsclip_rt.archive.records import TileRecord
 from lrsclip_rt.archive.summary import summary_from_archive
@@ -228,19 +228,19 @@ def test_times_come_from_file_names(inputs: Path, folder: Path, model: Embedder)
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_rows_of_a_scene_are_those_of_its_windows(
-    inputs: Path, folder: Path, model: Embedder, missing: bool
-) -> None:
+def test_tiles_of_a_scene_are_its_windows(inputs: Path, missing: bool) -> None:
     """Cut from rows that are read once, or read one by one where pixels may be missing."""
     array = np.maximum(picture(700, 900, 3), 1)
     path = write_scene(inputs / "scene.tif", array, **({"nodata": 0} if missing else {}))
-    index_sources(folder, [path], model, IndexOptions(tiles=(256, 400)))
-    with Archive.open(folder) as archive, open_scene(path) as scene:
+    options = IndexOptions(tiles=(256, 400))
+    with open_scene(path) as scene:
         assert scene.shows_all is not missing
-        tiles = tiles_of(archive)
-        expected = model.embed_images([scene.read(tile.tile.window) for tile in tiles])
+        content = content_of_scene(scene, "ab" * 32, 1, options)
+        plan = SourcePlan(content, grids_of(content, options), [])
+        tiles = list(tiles_of_scene(scene, plan, set(), options))
         assert len(tiles) > 12
-        np.testing.assert_allclose(archive.vectors(tiles), expected, atol=1e-3)
+        for tile, pixels in tiles:
+            np.testing.assert_array_equal(pixels, scene.read(tile.window))
 
 
 def make_mixture(inputs: Path) -> None:

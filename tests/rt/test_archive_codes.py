@@ -219,6 +219,18 @@ def test_picked_blocks_hold_what_a_scan_of_all_finds(rows: int, passing: str) ->
             assert held.min() >= sorted(expected.values(), reverse=True)[len(found) - 1]
 
 
+def test_a_piece_smaller_than_a_block_is_filtered() -> None:
+    from lrsclip_rt.archive.codes.codebooks import train_codebook
+    from lrsclip_rt.archive.codes.scanning import CodePiece
+
+    vectors = embeddings(100, 3)
+    book = train_codebook(vectors)
+    piece = CodePiece(20, book.index_from_codes(book.codes_from_rows(vectors[:20])))
+    mask = np.arange(20) % 7 == 3
+    rows, _ = piece.best(book.scanned_queries(texts(1, seed=11)), 5, mask)
+    assert sorted(rows.tolist()) == [3, 10, 17]
+
+
 def test_deleted_rows_are_not_found(own: Path) -> None:
     queries = texts(30, seed=8)
     with Archive.open(own) as archive:

@@ -83,7 +83,7 @@ def _best_passing(
 def _blocks_with(passing: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
     """Increasing numbers of the blocks of ``size`` rows of which one or more pass."""
     whole = len(passing) // size
-    words = passing[: whole * size].view(np.uint64).reshape(whole, -1)
+    words = passing[: whole * size].view(np.uint64).reshape(whole, size // 8)
     some = np.zeros(-(-len(passing) // size), bool)
     some[:whole] = reduce(np.bitwise_or, words.T)  # column by column: far faster than along short rows
     some[whole:] = passing[whole * size :].any()
